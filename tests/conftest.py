@@ -1,0 +1,120 @@
+"""What all tests share: the leak check, probes for what a test needs, images, a real daemon."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+
+PACKAGES = {
+    "busybox": "busybox-static",
+    "nft": "nftables",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "debootstrap": "debootstrap",
+    "skopeo": "skopeo",
+    "umoci": "umoci",
+    "zsh": "zsh",
+    "bash": "bash",
+}
+
+
+def require_program(name: str) -> str:
+    """Return the path of a program a test needs.
+
+    A missing one is loud: the test fails in CI, and elsewhere is skipped with the package to
+    install.
+    """
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin:/usr/lib")
+    if found is not None:
+        return found
+    advice = f"{name} is missing: apt-get install {PACKAGES.get(name, name)}"
+    if os.environ.get("CI"):
+        pytest.fail(advice)
+    pytest.skip(advice)
+
+
+@pytest.fixture(scope="session")
+def busybox() -> str:
+    """Return the path of a statically linked busybox."""
+    return require_program("busybox")
+
+
+def children() -> set[int]:
+    """Return the pids of this process's children, zombies included."""
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        found.update(map(int, (task / "children").read_text().split()))
+    return found
+
+
+def descriptors() -> dict[int, str]:
+    """Return the open descriptors of this process and what they refer to."""
+    found = {}
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found[int(entry)] = os.readlink(f"/proc/self/fd/{entry}")
+        except FileNotFoundError:
+            continue  # the descriptor of the listing itself
+    return found
+
+
+def mounts() -> list[str]:
+    """Return the mounts this process sees, without their changing numbers."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return sorted(" ".join(line.split()[3:5]) for line in lines)
+
+
+def links() -> set[str]:
+    """Return the network links of this network namespace."""
+    return set(os.listdir("/sys/class/net"))
+
+
+def own_cgroups() -> set[str]:
+    """Return the cgroups that tests of this project made, in every hierarchy."""
+    return {str(path) for path in CGROUP_ROOT.glob("*/aruntime-test*")}
+
+
+def nft_tables() -> str:
+    """Return the nftables tables, or nothing where nft is missing."""
+    nft = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin")
+    if nft is None or os.geteuid() != 0:
+        return ""
+    return subprocess.run([nft, "list", "tables"], capture_output=True, text=True).stdout
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves children, descriptors, mounts, links, cgroups or tables behind."""
+    real = any(request.node.get_closest_marker(name) for name in ("kernel", "e2e"))
+    before = (children(), mounts(), links(), own_cgroups(), nft_tables() if real else "")
+    fds_before = descriptors()
+
+    yield
+
+    gc.collect()
+    after = (children(), mounts(), links(), own_cgroups(), nft_tables() if real else "")
+    new_fds = {fd: target for fd, target in descriptors().items() if fd not in fds_before}
+    names = ("children", "mounts", "links", "cgroups", "nftables")
+    left = [
+        f"{name}: {sorted(set(now) - set(then)) if not isinstance(now, str) else now}"
+        for name, then, now in zip(names, before, after, strict=True)
+        if (now != then if isinstance(now, str) else set(now) - set(then))
+    ]
+    if new_fds:
+        left.append(f"descriptors: {new_fds}")
+    assert not left, f"left behind: {'; '.join(left)}"
+
+
+@pytest.fixture(scope="session")
+def interpreter() -> str:
+    """Return the interpreter that runs the tests: its environment has aruntime installed."""
+    return sys.executable
