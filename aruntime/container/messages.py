@@ -238,7 +238,8 @@ def decode(content: bytes) -> dict[str, Any]:
     text = content.decode()
     try:
         value, end = _scan(text, 0)
-    except StopIteration:
+    except (StopIteration, SystemError):
+        # The C scanner raises json.JSONDecodeError only where json is imported already.
         raise ValueError("not JSON") from None
     if end != len(text) or not isinstance(value, dict):
         raise ValueError("not one JSON object")
