@@ -1,0 +1,1 @@
+"""The thin client, and what it does when no daemon answers."""

@@ -1,0 +1,245 @@
+"""What aruntimed was told: flags, environment, configuration file, defaults, in this order.
+
+The configuration file is TOML; its keys are the names of the flags. A key or value that is
+wrong is an error that names the file and the key, never ignored. Pure apart from reading that
+one file; acting on the settings is :mod:`aruntime.daemon.main`'s.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aruntime.daemon.commands.flags import Flag, Parsed
+from aruntime.errors import InvalidParameter
+
+DEFAULT_CONFIG = "/etc/aruntime/config.toml"
+SUN_PATH_BYTES = 107
+"""Longest pathname of a Unix socket (sockaddr_un)."""
+ENVIRONMENT = {"root": "ARUNTIME_ROOT", "run-dir": "ARUNTIME_RUN_DIR"}
+COMMAND_LINE_ONLY = frozenset({"config", "ready-fd"})
+RELOADABLE = ("log_format", "log_level", "poll_interval", "slow_interval", "stop_containers")
+"""Settings that SIGHUP changes in a running daemon; the others need a restart."""
+
+FLAGS = (
+    Flag("root", "", "string", "/var/lib/aruntime", "DIR", "Images, containers, volumes, totals"),
+    Flag("run-dir", "", "string", "/run/aruntime", "DIR", "Sockets and process ids"),
+    Flag("socket", "", "string", None, "PATH", "Command socket (default RUN_DIR/aruntime.sock)"),
+    Flag("socket-group", "", "string", None, "GROUP", "Group that may use the command socket"),
+    Flag(
+        "metrics-address", "", "string", "127.0.0.1:9640", "HOST:PORT",
+        "Where Prometheus scrapes; port 0 takes a free one, 'none' switches it off",
+    ),
+    Flag("poll-interval", "", "string", "1", "SECONDS", "Period of the billed readings"),
+    Flag("slow-interval", "", "string", "10", "SECONDS", "Period of all other readings"),
+    Flag("config", "", "string", DEFAULT_CONFIG, "FILE", "Configuration file (TOML)"),
+    Flag(
+        "log-format", "", "choice", "console", "console|json", "Format of the daemon's log",
+        choices=("console", "json"),
+    ),
+    Flag(
+        "log-level", "", "choice", "info", "LEVEL", "debug, info, warning or error",
+        choices=("debug", "info", "warning", "error"),
+    ),
+    Flag("bridge", "", "string", "aruntime0", "NAME", "Bridge of the default network"),
+    Flag("subnet", "", "string", "172.29.0.0/16", "CIDR", "Addresses of the default network"),
+    Flag("cgroup-parent", "", "string", "/aruntime", "PATH", "Where containers' cgroups are made"),
+    Flag("stop-containers", "", "bool", None, "", "Stop all containers when the daemon stops"),
+    Flag("ready-fd", "", "int", -1, "FD", "Gets a line when the socket answers", hidden=True),
+)  # fmt: skip
+"""The flags of `aruntimed` and of `aruntime daemon`."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The daemon's settings, checked; paths are absolute."""
+
+    root: Path
+    run_dir: Path
+    socket: Path
+    socket_group: str = ""
+    metrics_address: str = "127.0.0.1:9640"
+    """``HOST:PORT`` or ``none``."""
+    poll_interval: float = 1.0
+    """Seconds."""
+    slow_interval: float = 10.0
+    """Seconds."""
+    config: Path = Path(DEFAULT_CONFIG)
+    log_format: str = "console"
+    log_level: str = "info"
+    bridge: str = "aruntime0"
+    subnet: str = "172.29.0.0/16"
+    cgroup_parent: str = "/aruntime"
+    stop_containers: bool = False
+
+
+def load(parsed: Parsed, environ: Mapping[str, str]) -> Settings:
+    """Put the settings together.
+
+    Args:
+        parsed: the command line, parsed with FLAGS.
+        environ: the environment (ARUNTIME_ROOT, ARUNTIME_RUN_DIR).
+
+    Raises:
+        InvalidParameter: a value is wrong, or the file is; the message says where.
+    """
+    config = _path(parsed.string("config"), "--config")
+    try:
+        in_file = read_config(config)
+    except FileNotFoundError:
+        if "config" in parsed.given:
+            raise InvalidParameter(f"cannot read {config}: no such file") from None
+        in_file = {}
+    chosen: dict[str, tuple[Any, str]] = {}
+    for flag in FLAGS:
+        name = flag.name
+        if name == "ready-fd":
+            continue
+        if name in parsed.given:
+            chosen[name] = (parsed[name], f"--{name}")
+        elif environ.get(ENVIRONMENT.get(name, "")):
+            chosen[name] = (environ[ENVIRONMENT[name]], ENVIRONMENT[name])
+        elif name in in_file:
+            chosen[name] = (in_file[name], f"{config}: {name}")
+        else:
+            chosen[name] = (parsed[name], f"--{name}")
+    return _checked(chosen)
+
+
+def reloaded(current: Settings, fresh: Settings) -> Settings:
+    """Take over from a fresh reading what may change at run time (RELOADABLE)."""
+    changes = {field: getattr(fresh, field) for field in RELOADABLE}
+    return msgspec.structs.replace(current, **changes)
+
+
+def needs_restart(current: Settings, fresh: Settings) -> list[str]:
+    """Names of the settings that differ and that a reload does not change."""
+    fields = (field for field in Settings.__struct_fields__ if field not in RELOADABLE)
+    return [
+        field.replace("_", "-")
+        for field in fields
+        if getattr(current, field) != getattr(fresh, field)
+    ]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the configuration file; values get the type their flag has.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InvalidParameter: it cannot be read or parsed, or a key is unknown.
+    """
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InvalidParameter(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidParameter(f"{path} is not valid TOML: {error}") from error
+    known = {flag.name: flag for flag in FLAGS if flag.name not in COMMAND_LINE_ONLY}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in known:
+            raise InvalidParameter(
+                f"{path}: unknown key '{key}'; known are {', '.join(sorted(known))}"
+            )
+        values[key] = _config_value(known[key], value, f"{path}: {key}")
+    return values
+
+
+def _config_value(flag: Flag, value: object, where: str) -> Any:
+    if flag.kind == "bool":
+        if not isinstance(value, bool):
+            raise InvalidParameter(f"{where} must be true or false")
+        return value
+    if flag.name.endswith("-interval") and isinstance(value, int | float):
+        return str(value)
+    if not isinstance(value, str):
+        raise InvalidParameter(f"{where} must be a string")
+    if flag.choices and value not in flag.choices:
+        raise InvalidParameter(f"{where} must be one of {', '.join(flag.choices)}")
+    return value
+
+
+def _checked(chosen: dict[str, tuple[Any, str]]) -> Settings:
+    """Turn (value, where it came from) by flag name into settings."""
+    run_dir = _path(*chosen["run-dir"])
+    socket = _path(*chosen["socket"]) if chosen["socket"][0] else run_dir / "aruntime.sock"
+    for path, where in ((socket, "socket"), (run_dir / "aruntime.sock", "run-dir")):
+        if len(os.fsencode(path)) > SUN_PATH_BYTES:
+            raise InvalidParameter(
+                f"{chosen[where][1]}: the path of a socket is limited to {SUN_PATH_BYTES} bytes"
+                f", {path} is longer"
+            )
+    return Settings(
+        root=_path(*chosen["root"]),
+        run_dir=run_dir,
+        socket=socket,
+        socket_group=chosen["socket-group"][0],
+        metrics_address=_address(*chosen["metrics-address"]),
+        poll_interval=_seconds(*chosen["poll-interval"]),
+        slow_interval=_seconds(*chosen["slow-interval"]),
+        config=_path(*chosen["config"]),
+        log_format=chosen["log-format"][0],
+        log_level=chosen["log-level"][0],
+        bridge=_interface(*chosen["bridge"]),
+        subnet=_subnet(*chosen["subnet"]),
+        cgroup_parent=_cgroup_path(*chosen["cgroup-parent"]),
+        stop_containers=chosen["stop-containers"][0],
+    )
+
+
+def _path(text: str, where: str) -> Path:
+    if not text or "\n" in text:
+        raise InvalidParameter(f"{where} needs a path")
+    return Path(os.path.abspath(text))
+
+
+def _seconds(text: str, where: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.05 <= seconds <= 3600:
+        raise InvalidParameter(f"{where} must be a number of seconds from 0.05 to 3600, not {text}")
+    return seconds
+
+
+def _address(text: str, where: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if text == "none" or (colon and port.isdigit() and int(port) < 1 << 16 and "/" not in host):
+        return text
+    raise InvalidParameter(f"{where} must be HOST:PORT or none, not {text}")
+
+
+def _interface(text: str, where: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", text) and text not in (".", ".."):
+        return text
+    raise InvalidParameter(
+        f"{where} must be an interface name of 1 to 15 letters, digits, '_', '.' or '-', not {text}"
+    )
+
+
+def _subnet(text: str, where: str) -> str:
+    try:
+        network = ipaddress.IPv4Network(text)
+    except ValueError as error:
+        raise InvalidParameter(f"{where} must be an IPv4 network: {error}") from None
+    if network.prefixlen > 29:
+        raise InvalidParameter(f"{where}: {text} has no room for containers; use /29 or wider")
+    return text
+
+
+def _cgroup_path(text: str, where: str) -> str:
+    names = text.split("/")
+    if names[0] or len(names) < 2 or any(name in ("", ".", "..") for name in names[1:]):
+        raise InvalidParameter(f"{where} must be an absolute path such as /aruntime, not {text}")
+    return text
