@@ -1,0 +1,208 @@
+"""Reading the counters of one cgroup again and again at the least cost.
+
+Here is what both cgroup versions share: descriptors kept open and read with pread (0.7 µs a file
+where open, read and close take 10), and what it means that a file or the whole cgroup vanished.
+Which files there are and what they say is :mod:`aruntime.cgroups.reader_v1` and ``reader_v2``.
+Nothing is accumulated here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+from aruntime.cgroups.stats import FastStats, Stats
+
+_GONE = frozenset({errno.ENOENT, errno.ENODEV})
+"""A removed cgroup answers ENODEV on a kept descriptor and ENOENT on a new open."""
+_ABSENT = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP})
+"""An optional source that is not there: old kernel, or pressure information switched off."""
+_READ_SIZE = 16384
+
+
+class Reader(Protocol):
+    """Open descriptors on one cgroup's counters. Not safe for two threads at once."""
+
+    def read(self) -> Stats | None:
+        """Read everything; None when the cgroup is gone."""
+        ...
+
+    def read_fast(self) -> FastStats | None:
+        """Read the billed numbers alone; None when the cgroup is gone."""
+        ...
+
+    def close(self) -> None:
+        """Close all descriptors; calling it again does nothing."""
+        ...
+
+
+class CgroupGone(Exception):
+    """The cgroup was removed under the reader."""
+
+
+class CounterFiles:
+    """The descriptors of one reader, owned here.
+
+    A file is *kept* (its own descriptor) or *named* (opened relative to a directory descriptor
+    for each reading, for hosts where descriptors run short).
+    """
+
+    def __init__(self, keep_open: bool) -> None:
+        self._keep_open = keep_open
+        self._directories: dict[str, int] = {}
+        self._kept: list[int] = []
+
+    def directory(self, path: str) -> int:
+        """Open a cgroup directory, once.
+
+        Raises:
+            FileNotFoundError: the cgroup does not exist.
+        """
+        fd = self._directories.get(path)
+        if fd is None:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._directories[path] = fd
+        return fd
+
+    def file(self, directory: str, name: str, *, keep: bool = False) -> CounterFile:
+        """Return a counter file; with ``keep`` it has a descriptor whatever the policy.
+
+        Raises:
+            FileNotFoundError: the directory does not exist. A missing file is no failure: it
+                reads as absent.
+        """
+        directory_fd = self.directory(directory)
+        fd = -1
+        if keep or self._keep_open:
+            try:
+                fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                return CounterFile(-1, -1, name)
+            self._kept.append(fd)
+        return CounterFile(fd, directory_fd, name)
+
+    def close_directories(self) -> None:
+        """Close the directories when no file needs them any more (all are kept)."""
+        if self._keep_open:
+            for fd in self._directories.values():
+                os.close(fd)
+            self._directories.clear()
+
+    def close(self) -> None:
+        """Close everything."""
+        for fd in (*self._kept, *self._directories.values()):
+            os.close(fd)
+        self._kept.clear()
+        self._directories.clear()
+
+
+class CounterFile:
+    """One file of a cgroup; its descriptors belong to the :class:`CounterFiles`."""
+
+    __slots__ = ("_directory_fd", "_fd", "_name")
+
+    def __init__(self, fd: int, directory_fd: int, name: str) -> None:
+        self._fd = fd
+        self._directory_fd = directory_fd
+        self._name = name
+
+    def read(self) -> bytes:
+        """Return the content.
+
+        Raises:
+            CgroupGone: the cgroup was removed.
+            OSError: any other failure.
+        """
+        try:
+            if self._fd >= 0:
+                return os.pread(self._fd, _READ_SIZE, 0)
+            return self._read_by_name()
+        except OSError as error:
+            if error.errno in _GONE:
+                raise CgroupGone from error
+            error.filename = self._name
+            raise
+
+    def read_optional(self) -> bytes:
+        """Return the content, empty if this host or cgroup has no such source."""
+        if self._fd < 0 and self._directory_fd < 0:
+            return b""
+        try:
+            return os.pread(self._fd, _READ_SIZE, 0) if self._fd >= 0 else self._read_by_name()
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return b""
+            error.filename = self._name
+            raise
+
+    def _read_by_name(self) -> bytes:
+        if self._directory_fd < 0:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._name)
+        fd = os.open(self._name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory_fd)
+        try:
+            return os.read(fd, _READ_SIZE)
+        finally:
+            os.close(fd)
+
+
+class OomKills:
+    """The OOM kills of a v1 cgroup and its descendants, which the kernel counts one by one.
+
+    ``memory.oom_control`` is not hierarchical, and a removed descendant takes its count along:
+    the last value seen of each is kept, so that the sum never falls. What happens in a descendant
+    that lives between two readings only is missed.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._seen: dict[tuple[str, int], int] = {}
+
+    def descendants_sum(self, directory_fd: int | None) -> int:
+        """Return the sum over all descendants, dead ones included."""
+        if self._has_children(directory_fd):
+            self._walk(self._directory)
+        return sum(self._seen.values())
+
+    def _has_children(self, directory_fd: int | None) -> bool:
+        """A cgroup directory has two links and one more for each child."""
+        try:
+            status = os.stat(self._directory if directory_fd is None else directory_fd)
+        except OSError as error:
+            if error.errno in _GONE:
+                return False
+            raise
+        return status.st_nlink > 2
+
+    def _walk(self, directory: str) -> None:
+        for child in _child_directories(directory):
+            try:
+                inode = os.stat(child).st_ino
+                text = _read_path(f"{child}/memory.oom_control")
+            except OSError as error:
+                if error.errno in _GONE:
+                    continue
+                raise
+            self._seen[child, inode] = int(text.rpartition(b"oom_kill ")[2] or 0)
+            self._walk(child)
+
+
+def _child_directories(directory: str) -> Sequence[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError as error:
+        if error.errno in _GONE:
+            return []
+        raise
+
+
+def _read_path(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _READ_SIZE)
+    finally:
+        os.close(fd)

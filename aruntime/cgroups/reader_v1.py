@@ -1,0 +1,262 @@
+"""The counters of a v1 (legacy or hybrid) cgroup.
+
+Which file says what is metering's table of sources; the traps are told where they are stepped
+around. The root cgroup is never read: its memory.stat takes seconds on some hosts.
+"""
+
+from __future__ import annotations
+
+import os
+
+from aruntime.cgroups.block import BlockSources
+from aruntime.cgroups.driver import Cgroup
+from aruntime.cgroups.parsers import (
+    Device,
+    find_keyed,
+    flat_keyed_picker,
+    parse_blkio,
+    parse_limit,
+    parse_limit_v1,
+    parse_pressure,
+)
+from aruntime.cgroups.reader import CgroupGone, CounterFile, CounterFiles, OomKills
+from aruntime.cgroups.stats import (
+    BlkioStats,
+    CpuStats,
+    FastStats,
+    MemoryStats,
+    PidsStats,
+    Pressure,
+    Stats,
+    ThrottlingStats,
+)
+
+_NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_INACTIVE_FILE = b"total_inactive_file"
+_MEMORY_KEYS = (
+    _INACTIVE_FILE,
+    b"total_rss",
+    b"total_cache",
+    b"total_shmem",
+    b"total_mapped_file",
+    b"total_dirty",
+    b"total_writeback",
+    b"total_swap",
+    b"total_pgfault",
+    b"total_pgmajfault",
+)
+_Counts = dict[Device, tuple[int, int, int]]
+
+
+class V1Reader:
+    """Descriptors on the v1 files of one cgroup and on its directory in the cgroup2 tree.
+
+    Raises, when made:
+        FileNotFoundError: the cgroup does not exist.
+    """
+
+    def __init__(self, cgroup: Cgroup, sources: BlockSources, *, keep_open: bool = True) -> None:
+        self._files = CounterFiles(keep_open)
+        try:
+            self._open(cgroup, sources)
+        except BaseException:
+            self._files.close()
+            raise
+
+    def _open(self, cgroup: Cgroup, sources: BlockSources) -> None:
+        at, files = cgroup.directories, self._files
+        self.inode = os.fstat(files.directory(at["cpuacct"])).st_ino
+        self._procs_path = f"{at['cpuacct']}/cgroup.procs"
+        self._usage = files.file(at["cpuacct"], "cpuacct.usage", keep=True)
+        self._cpuacct = files.file(at["cpuacct"], "cpuacct.stat")
+        self._cpu = files.file(at["cpu"], "cpu.stat") if "cpu" in at else None
+        self._memory = MemoryFiles(files, at["memory"]) if "memory" in at else None
+        self._blkio = BlkioFiles(files, at["blkio"], sources) if "blkio" in at else None
+        self._pids = PidsFiles(files, at["pids"]) if "pids" in at else None
+        self._unified = UnifiedFiles(files, at["unified"]) if "unified" in at else None
+        files.close_directories()
+
+    def read_fast(self) -> FastStats | None:
+        """Read the billed numbers alone; None when the cgroup is gone."""
+        memory = self._memory
+        try:
+            usage = int(self._usage.read())
+            if memory is None:
+                return FastStats(usage, 0, 0)
+            return FastStats(
+                usage,
+                int(memory.usage.read()),
+                find_keyed(memory.stat.read(), _INACTIVE_FILE),
+            )
+        except CgroupGone:
+            return None
+
+    def read(self) -> Stats | None:
+        """Read everything; None when the cgroup is gone."""
+        try:
+            return Stats(
+                inode=self.inode,
+                cpu=self._read_cpu(),
+                throttling=None if self._cpu is None else read_throttling(self._cpu),
+                memory=None if self._memory is None else self._memory.read(),
+                blkio=None if self._blkio is None else self._blkio.read(),
+                pids=None if self._pids is None else self._pids.read(),
+                pressure=None if self._unified is None else self._unified.read_pressure(),
+                frozen_usec=None if self._unified is None else self._unified.read_frozen_usec(),
+                procs_path=self._procs_path,
+            )
+        except CgroupGone:
+            return None
+
+    def close(self) -> None:
+        """Close all descriptors; calling it again does nothing."""
+        self._files.close()
+
+    def _read_cpu(self) -> CpuStats:
+        """cpuacct.usage_user and _sys are sampled by tick and do not add up: not used."""
+        usage = int(self._usage.read())
+        split = self._cpuacct.read()
+        return CpuStats(
+            usage,
+            find_keyed(split, b"user") * _NS_PER_TICK,
+            find_keyed(split, b"system") * _NS_PER_TICK,
+        )
+
+
+def read_throttling(file: CounterFile) -> ThrottlingStats:
+    """Read v1's cpu.stat."""
+    text = file.read()
+    return ThrottlingStats(
+        find_keyed(text, b"nr_periods"),
+        find_keyed(text, b"nr_throttled"),
+        find_keyed(text, b"throttled_time"),
+        find_keyed(text, b"nr_bursts"),
+        find_keyed(text, b"burst_time"),
+    )
+
+
+class MemoryFiles:
+    """The memory controller's files of one cgroup."""
+
+    def __init__(self, files: CounterFiles, directory: str) -> None:
+        self.usage = files.file(directory, "memory.usage_in_bytes", keep=True)
+        self.stat = files.file(directory, "memory.stat", keep=True)
+        self._pick = flat_keyed_picker(self.stat.read(), _MEMORY_KEYS)
+        self._kernel = files.file(directory, "memory.kmem.usage_in_bytes")
+        self._peak = files.file(directory, "memory.max_usage_in_bytes")
+        self._limit = files.file(directory, "memory.limit_in_bytes")
+        self._failcnt = files.file(directory, "memory.failcnt")
+        self._memsw_failcnt = files.file(directory, "memory.memsw.failcnt")
+        self._oom_control = files.file(directory, "memory.oom_control")
+        self._oom_kills = OomKills(directory)
+
+    def read(self) -> MemoryStats:
+        """Read everything about memory. ``total_`` keys: the descendants are included."""
+        usage = int(self.usage.read())
+        (inactive, rss, cache, shmem, mapped, dirty, writeback, swap, faults, major) = self._pick(
+            self.stat.read()
+        )
+        own_kills = find_keyed(self._oom_control.read(), b"oom_kill")
+        return MemoryStats(
+            usage_bytes=usage,
+            inactive_file_bytes=inactive,
+            rss_bytes=rss,
+            cache_bytes=cache,
+            shmem_bytes=shmem,
+            mapped_file_bytes=mapped,
+            dirty_bytes=dirty,
+            writeback_bytes=writeback,
+            kernel_bytes=int(self._kernel.read_optional() or 0),
+            swap_bytes=swap,
+            peak_bytes=int(self._peak.read()),
+            limit_bytes=parse_limit_v1(self._limit.read()),
+            failcnt=int(self._failcnt.read()),
+            memsw_failcnt=int(self._memsw_failcnt.read_optional() or 0),
+            page_faults=faults,
+            major_page_faults=major,
+            oom_kills=own_kills + self._oom_kills.descendants_sum(None),
+        )
+
+
+class BlkioFiles:
+    """The blkio controller's files of one cgroup; each device is read from its own source."""
+
+    def __init__(self, files: CounterFiles, directory: str, sources: BlockSources) -> None:
+        self._sources = sources
+        self._throttle = _counter_pair(files, directory, "throttle")
+        self._bfq = _counter_pair(files, directory, "bfq")
+
+    def read(self) -> tuple[BlkioStats, ...]:
+        """Read the counters of every leaf device this cgroup has used."""
+        stats: list[BlkioStats] = []
+        for name, (bytes_file, operations_file) in (
+            ("throttle", self._throttle),
+            ("bfq", self._bfq),
+        ):
+            moved = parse_blkio(bytes_file.read_optional())
+            if not moved:
+                continue
+            believed = [d for d in moved if self._sources.source(d) == name]
+            operations = parse_blkio(operations_file.read_optional()) if believed else {}
+            stats += (_blkio_stats(d, name, moved, operations) for d in believed)
+        return tuple(stats)
+
+
+def _counter_pair(
+    files: CounterFiles, directory: str, policy: str
+) -> tuple[CounterFile, CounterFile]:
+    """Return the byte and the operation counters of one policy, descendants included."""
+    return (
+        files.file(directory, f"blkio.{policy}.io_service_bytes_recursive"),
+        files.file(directory, f"blkio.{policy}.io_serviced_recursive"),
+    )
+
+
+def _blkio_stats(device: Device, source: str, moved: _Counts, operations: _Counts) -> BlkioStats:
+    read_bytes, write_bytes, discard_bytes = moved[device]
+    reads, writes, discards = operations.get(device, (0, 0, 0))
+    return BlkioStats(
+        *device, source, read_bytes, write_bytes, discard_bytes, reads, writes, discards
+    )
+
+
+class PidsFiles:
+    """The pids controller's files of one cgroup, the same on v1 and v2."""
+
+    def __init__(self, files: CounterFiles, directory: str) -> None:
+        self._current = files.file(directory, "pids.current")
+        self._peak = files.file(directory, "pids.peak")
+        self._limit = files.file(directory, "pids.max")
+        self._events = files.file(directory, "pids.events")
+
+    def read(self) -> PidsStats:
+        """Read everything about tasks."""
+        return PidsStats(
+            int(self._current.read()),
+            int(self._peak.read_optional() or 0),
+            parse_limit(self._limit.read()),
+            find_keyed(self._events.read_optional(), b"max"),
+        )
+
+
+class UnifiedFiles:
+    """What a cgroup2 directory tells without any controller: pressure and frozen time."""
+
+    def __init__(self, files: CounterFiles, directory: str) -> None:
+        self._pressure = tuple(
+            files.file(directory, f"{name}.pressure") for name in ("cpu", "memory", "io")
+        )
+        self._local = files.file(directory, "cgroup.stat.local")
+
+    def read_pressure(self) -> Pressure | None:
+        """Read the pressure totals, None where the kernel keeps none."""
+        texts = [file.read_optional() for file in self._pressure]
+        if not all(texts):
+            return None
+        (cpu, _), memory, io = (parse_pressure(text) for text in texts)
+        return Pressure(cpu, *memory, *io)
+
+    def read_frozen_usec(self) -> int | None:
+        """Read the time frozen, None before Linux 6.18."""
+        text = self._local.read_optional()
+        return find_keyed(text, b"frozen_usec") if b"frozen_usec" in text else None
