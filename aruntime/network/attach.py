@@ -1,0 +1,216 @@
+"""The daemon's bridge network as one object: what a container is attached with, and let go.
+
+Composes bridge, nat, ipam and encode. Nothing is done to a container's links after its start: the
+veth pair goes with the container's network namespace, only the address is released.
+
+Out of scope: networks made by users, published ports, names.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+import socket
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from aruntime.errors import InvalidParameter
+from aruntime.network import bridge as bridges
+from aruntime.network import encode, nat
+from aruntime.network.ipam import Lease, Leases
+
+HOST_IFNAME_PREFIX = "ar"
+BRIDGE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
+LONGEST_PREFIX = 30
+"""A /30 has two addresses: one for the gateway, one for a container."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a container stands in the network."""
+
+    ip: str
+    prefix: int
+    gateway: str
+    mac: str
+    host_ifname: str
+    """Name of the host end of its veth pair; its counters are the container's, swapped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment(Endpoint):
+    """An endpoint about to be made: what init must send."""
+
+    host_ifindex: int
+    """Interface index the host end will have; it never had another owner in this daemon's life."""
+    netlink: dict[str, Any] = field(repr=False)
+    """The launch payload's entry: base64 batches ``host`` and ``inside``, and ``netns_fd``."""
+
+
+def without_network() -> dict[str, Any]:
+    """Return the launch payload's entry for ``--network none``: loopback up, an empty host part."""
+    return _payload(b"", encode.encode_loopback())
+
+
+class Network:
+    """One bridge, its subnet and its leases.
+
+    Owns the directory ROOT/networks/BRIDGE. Every method blocks (``attach``, ``release`` and
+    ``lookup`` for microseconds, ``ensure``, ``orphans`` and ``remove`` for milliseconds: call them
+    in a thread) and must not run while another one runs.
+
+    Raises:
+        InvalidParameter: the bridge's name or the subnet cannot be used.
+    """
+
+    def __init__(
+        self, bridge: str, subnet: str, root: str | Path, *, mtu: int = bridges.DEFAULT_MTU
+    ) -> None:
+        self.bridge = _checked_name(bridge)
+        self.subnet = _checked_subnet(subnet)
+        self.mtu = mtu
+        self.gateway = IPv4Interface((int(self.subnet[1]), self.subnet.prefixlen))
+        directory = Path(root) / "networks" / bridge / "leases"
+        self._leases = Leases(directory, self.subnet, self.gateway.ip)
+        self._bridge_ifindex = 0
+        # Chosen here because the kernel honours the index inside only if both are given. From a
+        # random start, so that daemons side by side do not meet; far above the kernel's own.
+        self._next_ifindex = (1 << 24) + secrets.randbelow(1 << 29)
+
+    def ensure(self) -> list[str]:
+        """Make or repair the bridge, its nftables table and forwarding; safe to repeat.
+
+        Returns:
+            What was changed and what stands in the way, in words, for the log.
+
+        Raises:
+            Conflict: the name or the subnet is taken.
+            Unavailable: nft is missing or refused.
+            OSError: the kernel refused.
+        """
+        self._bridge_ifindex, changes = bridges.ensure(self.bridge, self.gateway, self.mtu)
+        changes += bridges.ensure_forwarding()
+        nat.ensure(self.bridge, self.subnet)
+        changes += [
+            f"chain {chain} drops forwarded packets: containers reach out only once it accepts "
+            f"those from and to {self.bridge}"
+            for chain in nat.foreign_drops(self.bridge)
+        ]
+        return changes
+
+    @property
+    def ready(self) -> bool:
+        """Whether the bridge is the one ``ensure`` saw last (nobody deleted it since)."""
+        try:
+            return self._bridge_ifindex == socket.if_nametoindex(self.bridge)
+        except OSError:
+            return False
+
+    def attach(self, container_id: str) -> Attachment:
+        """Lease an address and encode what connects the container, for its next start.
+
+        Repeating it before ``release`` keeps the address; the link's name is new each time, since
+        the link of an earlier start vanishes some time after its namespace.
+
+        Raises:
+            AddressPoolExhausted: no address is free.
+            Conflict, Unavailable, OSError: the bridge was gone and could not be repaired, or the
+                lease could not be written.
+        """
+        if not self.ready:
+            self.ensure()
+        host_ifname = f"{HOST_IFNAME_PREFIX}{container_id[:7]}{secrets.token_hex(3)}"
+        lease = self._leases.acquire(container_id, host_ifname)
+        host_ifindex = self._free_ifindex()
+        host = encode.encode_host(
+            host_ifname=host_ifname,
+            host_ifindex=host_ifindex,
+            bridge_ifindex=self._bridge_ifindex,
+            mac=encode.mac_of(lease.address),
+            mtu=self.mtu,
+        )
+        address = IPv4Interface((lease.address, self.subnet.prefixlen))
+        inside = encode.encode_inside(address, int(self.gateway.ip))
+        return Attachment(
+            **self._place(lease), host_ifindex=host_ifindex, netlink=_payload(host, inside)
+        )
+
+    def lookup(self, container_id: str) -> Endpoint | None:
+        """Return where the container stands, or None when it holds no address."""
+        lease = self._leases.get(container_id)
+        return Endpoint(**self._place(lease)) if lease else None
+
+    def release(self, container_id: str) -> None:
+        """Free the container's address; nothing happens when it holds none."""
+        self._leases.release(container_id)
+
+    def reconcile(self, live_ids: Collection[str]) -> list[str]:
+        """Free the address of every container not in live_ids; return those containers."""
+        return [lease.container_id for lease in self._leases.reconcile(live_ids)]
+
+    def orphans(self) -> list[str]:
+        """Return our links on the bridge that belong to no lease.
+
+        Each is held by a network namespace that outlived its container, and goes with it.
+        """
+        known = {lease.host_ifname for lease in self._leases.all()}
+        return [
+            name
+            for name in bridges.ports(self.bridge)
+            if name.startswith(HOST_IFNAME_PREFIX) and name not in known
+        ]
+
+    def remove(self) -> None:
+        """Remove the table and the bridge; leases stay. Running containers lose the network."""
+        nat.remove(self.bridge)
+        bridges.remove(self.bridge)
+        self._bridge_ifindex = 0
+
+    def _place(self, lease: Lease) -> dict[str, Any]:
+        return {
+            "ip": str(IPv4Address(lease.address)),
+            "prefix": self.subnet.prefixlen,
+            "gateway": str(self.gateway.ip),
+            "mac": encode.mac_of(lease.address).hex(":"),
+            "host_ifname": lease.host_ifname,
+        }
+
+    def _free_ifindex(self) -> int:
+        """Return an interface index that no link of this network namespace has."""
+        while True:
+            candidate = self._next_ifindex
+            self._next_ifindex += 1
+            try:
+                socket.if_indextoname(candidate)
+            except OSError:
+                return candidate
+
+
+def _payload(host: bytes, inside: bytes) -> dict[str, Any]:
+    return {
+        "host": base64.b64encode(host).decode("ascii"),
+        "inside": base64.b64encode(inside).decode("ascii"),
+        "netns_fd": encode.NETNS_FD,
+    }
+
+
+def _checked_name(bridge: str) -> str:
+    if not BRIDGE_NAME.fullmatch(bridge):
+        raise InvalidParameter(
+            f"bridge name {bridge!r} cannot be used: a letter, then at most 14 of A-Z a-z 0-9 _ . -"
+        )
+    return bridge
+
+
+def _checked_subnet(subnet: str) -> IPv4Network:
+    try:
+        network = IPv4Network(subnet)
+    except ValueError as error:
+        raise InvalidParameter(f"subnet {subnet!r} cannot be used: {error}") from None
+    if network.prefixlen > LONGEST_PREFIX:
+        raise InvalidParameter(f"subnet {subnet} is too small: use /{LONGEST_PREFIX} or larger")
+    return network

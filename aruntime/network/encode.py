@@ -1,0 +1,182 @@
+"""The netlink messages that connect a container, encoded ahead of its start.
+
+The daemon encodes, the container's init only sends: a start then costs two sends and no look-up.
+The layouts are those of rtnetlink(7) and linux/{netlink,rtnetlink,if_link,if_addr,veth}.h, packed
+here with struct in a few tens of microseconds (importing pyroute2 costs 135 ms, encoding with it
+about a millisecond); a test compares every batch byte for byte with pyroute2's own encoding.
+
+Two batches per container, every message acknowledged (NLM_F_ACK):
+
+* *host*, sent from the host's network namespace: the veth pair, its host end up and a port of the
+  bridge, its peer ``eth0`` placed straight into the namespace open at a known descriptor. The peer
+  cannot be brought up in the same message (ENOTCONN), and its index is only honoured when the
+  index of the host end is given too (drivers/net/veth.c), so both are chosen here.
+* *inside*, sent from the container's namespace: loopback up, eth0 up, address, default route.
+
+The sender needs CAP_NET_ADMIN over both namespaces.
+
+Out of scope: sockets and acknowledgements (aruntime.kernel.netlink), which address and which
+bridge (ipam, attach), and removing links: a veth goes with its network namespace, an explicit
+deletion costs 14-36 ms under the rtnl lock.
+"""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Interface
+
+NETNS_FD = 250
+"""Descriptor number at which the sender of a host batch holds the new network namespace."""
+
+IFNAME = "eth0"
+LOOPBACK_IFINDEX = 1
+"""The loopback link is the first of every network namespace."""
+ETH0_IFINDEX = 100
+"""Index of eth0 inside: above any fallback tunnel (sit0, tunl0, …) a new namespace starts with."""
+
+NLM_F_REQUEST = 0x1
+NLM_F_ACK = 0x4
+NLM_F_EXCL = 0x200
+NLM_F_CREATE = 0x400
+
+RTM_NEWLINK = 16
+RTM_NEWADDR = 20
+RTM_NEWROUTE = 24
+
+AF_INET = 2
+AF_INET6 = 10
+
+IFF_UP = 0x1
+IFLA_ADDRESS = 1
+IFLA_IFNAME = 3
+IFLA_MTU = 4
+IFLA_MASTER = 10
+IFLA_LINKINFO = 18
+IFLA_AF_SPEC = 26
+IFLA_NET_NS_FD = 28
+IFLA_INFO_KIND = 1
+IFLA_INFO_DATA = 2
+IFLA_INET6_ADDR_GEN_MODE = 8
+IN6_ADDR_GEN_MODE_NONE = 1
+VETH_INFO_PEER = 1
+
+IFA_ADDRESS = 1
+IFA_LOCAL = 2
+IFA_BROADCAST = 4
+IFA_F_PERMANENT = 0x80
+
+RTA_OIF = 4
+RTA_GATEWAY = 5
+RT_TABLE_MAIN = 254
+RTPROT_BOOT = 3
+RT_SCOPE_UNIVERSE = 0
+RTN_UNICAST = 1
+
+_NLMSGHDR = struct.Struct("=IHHII")
+_NLATTR = struct.Struct("=HH")
+_IFINFOMSG = struct.Struct("=BxHiII")
+_IFADDRMSG = struct.Struct("=BBBBi")
+_RTMSG = struct.Struct("=BBBBBBBBI")
+_U32 = struct.Struct("=I")
+_INT = struct.Struct("=i")
+
+
+def mac_of(address: int) -> bytes:
+    """Return the hardware address of an IPv4 address, docker's way: 02:42 and the four bytes.
+
+    One address always has one hardware address, so no ARP cache goes stale when an address passes
+    to another container.
+    """
+    return b"\x02\x42" + address.to_bytes(4, "big")
+
+
+def encode_host(
+    *,
+    host_ifname: str,
+    host_ifindex: int,
+    bridge_ifindex: int,
+    mac: bytes,
+    mtu: int,
+    netns_fd: int = NETNS_FD,
+) -> bytes:
+    """Return the batch that makes the veth pair and makes its host end a port of the bridge."""
+    peer = (
+        _IFINFOMSG.pack(0, 0, ETH0_IFINDEX, 0, 0)
+        + _attribute(IFLA_IFNAME, _name(IFNAME))
+        + _attribute(IFLA_ADDRESS, mac)
+        + _attribute(IFLA_MTU, _U32.pack(mtu))
+        + _attribute(IFLA_NET_NS_FD, _INT.pack(netns_fd))
+    )
+    body = (
+        _IFINFOMSG.pack(0, 0, host_ifindex, IFF_UP, IFF_UP)
+        + _attribute(IFLA_IFNAME, _name(host_ifname))
+        + _attribute(IFLA_MTU, _U32.pack(mtu))
+        + _attribute(IFLA_MASTER, _U32.pack(bridge_ifindex))
+        + _attribute(
+            IFLA_LINKINFO,
+            _attribute(IFLA_INFO_KIND, b"veth\0")
+            + _attribute(IFLA_INFO_DATA, _attribute(VETH_INFO_PEER, peer)),
+        )
+    )
+    return _batch((RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body))
+
+
+def encode_inside(interface: IPv4Interface, gateway: int) -> bytes:
+    """Return the batch that brings up loopback and eth0 and gives eth0 its address and route."""
+    # No link-local IPv6 address: duplicate detection, MLD and router solicitations would be
+    # counted (and billed) as the container's traffic before it sent a byte. A message of its own,
+    # because the kernel raises IFF_UP before it looks at IFLA_AF_SPEC of the same message.
+    quiet = _attribute(
+        IFLA_AF_SPEC,
+        _attribute(AF_INET6, _attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))),
+    )
+    local = interface.packed
+    prefix = interface.network.prefixlen
+    address = (
+        _IFADDRMSG.pack(AF_INET, prefix, IFA_F_PERMANENT, RT_SCOPE_UNIVERSE, ETH0_IFINDEX)
+        + _attribute(IFA_LOCAL, local)
+        + _attribute(IFA_ADDRESS, local)
+        + _attribute(IFA_BROADCAST, interface.network.broadcast_address.packed)
+    )
+    route = (
+        _RTMSG.pack(AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0)
+        + _attribute(RTA_GATEWAY, gateway.to_bytes(4, "big"))
+        + _attribute(RTA_OIF, _INT.pack(ETH0_IFINDEX))
+    )
+    return _batch(
+        _link_up(LOOPBACK_IFINDEX),
+        (RTM_NEWLINK, 0, _IFINFOMSG.pack(0, 0, ETH0_IFINDEX, 0, 0) + quiet),
+        _link_up(ETH0_IFINDEX),
+        (RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, address),
+        (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, route),
+    )
+
+
+def encode_loopback() -> bytes:
+    """Return the batch for the inside of a container without network: loopback up, no more."""
+    return _batch(_link_up(LOOPBACK_IFINDEX))
+
+
+def _link_up(ifindex: int) -> tuple[int, int, bytes]:
+    return RTM_NEWLINK, 0, _IFINFOMSG.pack(0, 0, ifindex, IFF_UP, IFF_UP)
+
+
+def _name(name: str) -> bytes:
+    return name.encode("ascii") + b"\0"
+
+
+def _attribute(kind: int, payload: bytes) -> bytes:
+    """Return one attribute; its length excludes the padding to four bytes."""
+    length = _NLATTR.size + len(payload)
+    return _NLATTR.pack(length, kind) + payload + bytes(-length % 4)
+
+
+def _batch(*messages: tuple[int, int, bytes]) -> bytes:
+    """Join messages (type, extra flags, body), numbered from 1 for their acknowledgements."""
+    return b"".join(
+        _NLMSGHDR.pack(
+            _NLMSGHDR.size + len(body), kind, NLM_F_REQUEST | NLM_F_ACK | flags, sequence, 0
+        )
+        + body
+        for sequence, (kind, flags, body) in enumerate(messages, start=1)
+    )

@@ -1,0 +1,237 @@
+"""IPv4 address leases: an allocator and the directory that remembers what it gave out.
+
+A lease is one symbolic link, ``DIRECTORY/<address>`` → ``<container id> <host link name>``.
+symlink(2) is atomic and refuses an existing name, so a crash at any moment leaves a lease that is
+either whole or absent, no address is given twice even by two processes, and a start pays one
+system call (about 20 µs) instead of rewriting and syncing one file for all (a millisecond).
+Nothing is synced: leases matter while containers run, and none survives what only fsync(2) would
+cover; ``reconcile`` frees the stale ones.
+
+Allocation takes constant time at any pool size: fresh addresses in order first, then released
+ones, the longest free first, so that an address rests as long as possible before it is reused.
+
+Out of scope: which subnet, and everything on the wire.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Collection
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from pathlib import Path
+from typing import NamedTuple
+
+from aruntime.errors import AddressPoolExhausted, Conflict, InvalidParameter
+
+
+class Pool:
+    """Which host addresses of a subnet are free. Pure: addresses are integers.
+
+    The network and broadcast addresses are never given out, and neither are the reserved ones.
+    """
+
+    def __init__(self, subnet: IPv4Network, reserved: Collection[int] = ()) -> None:
+        self.subnet = subnet
+        self._first = int(subnet.network_address) + 1
+        self._end = int(subnet.broadcast_address)
+        self._fresh = self._first
+        """Every address from here up has never been given out, unless it is in ``_held``."""
+        self._released: OrderedDict[int, None] = OrderedDict()
+        """Free addresses below ``_fresh``, the longest free first."""
+        self._held = set(reserved)
+
+    def take(self) -> int:
+        """Return a free address and hold it.
+
+        Raises:
+            AddressPoolExhausted: every address is held.
+        """
+        while self._fresh < self._end:
+            address = self._fresh
+            self._fresh += 1
+            if address not in self._held:
+                self._held.add(address)
+                return address
+        if not self._released:
+            raise AddressPoolExhausted(
+                f"no free address in {self.subnet}: remove containers or use a larger --subnet"
+            )
+        address, _ = self._released.popitem(last=False)
+        self._held.add(address)
+        return address
+
+    def hold(self, address: int) -> bool:
+        """Hold one particular address; return False if it is held or not of this subnet."""
+        if not self._first <= address < self._end or address in self._held:
+            return False
+        self._released.pop(address, None)
+        self._held.add(address)
+        return True
+
+    def release(self, address: int) -> None:
+        """Give a held address back; it becomes the last to be given out again."""
+        self._held.remove(address)
+        if address < self._fresh:
+            self._released[address] = None
+
+    def resume(self, addresses: Collection[int]) -> None:
+        """Go on above the highest of these; the free ones below count as released long ago.
+
+        Called once, after the leases of an earlier daemon were held: what that one released last
+        is not known, so its addresses are the last to be given out again.
+        """
+        above = max(addresses, default=self._fresh - 1) + 1
+        for address in range(self._fresh, above):
+            if address not in self._held:
+                self._released[address] = None
+        self._fresh = max(self._fresh, above)
+
+
+class Lease(NamedTuple):
+    """One address held for one container."""
+
+    address: int
+    container_id: str
+    host_ifname: str
+    """Name of the host end of the container's veth pair."""
+
+
+class Leases:
+    """The leases of one subnet, kept in memory and as symbolic links in a directory.
+
+    Not thread-safe: one caller at a time. The directory belongs to this object; what in it is not
+    a lease of this subnet is removed when it is opened.
+    """
+
+    def __init__(self, directory: Path, subnet: IPv4Network, gateway: IPv4Address) -> None:
+        self._directory = directory
+        self._pool = Pool(subnet, {int(gateway)})
+        self._by_container: dict[str, Lease] = {}
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._load()
+
+    def __len__(self) -> int:
+        return len(self._by_container)
+
+    def get(self, container_id: str) -> Lease | None:
+        """Return the container's lease, or None."""
+        return self._by_container.get(container_id)
+
+    def all(self) -> list[Lease]:
+        """Return every lease."""
+        return list(self._by_container.values())
+
+    def acquire(
+        self, container_id: str, host_ifname: str, address: IPv4Address | None = None
+    ) -> Lease:
+        """Lease an address to a container; one that has a lease keeps its address.
+
+        Args:
+            container_id: who holds it; no spaces.
+            host_ifname: the link name to remember; it replaces that of an earlier lease.
+            address: a particular address, or None for any.
+
+        Raises:
+            AddressPoolExhausted: there is none left.
+            Conflict: the particular address is taken.
+            OSError: the lease could not be written; nothing is held then.
+        """
+        held = self._by_container.get(container_id)
+        if held is not None:
+            if address is not None and int(address) != held.address:
+                raise Conflict(
+                    f"container {container_id[:12]} holds {IPv4Address(held.address)}: "
+                    f"stop it before giving it {address}"
+                )
+            return self._rename(held, host_ifname)
+        while True:
+            chosen = self._choose(address)
+            lease = Lease(chosen, container_id, host_ifname)
+            try:
+                os.symlink(_target(lease), self._path(chosen))
+            except FileExistsError:
+                # Another process leased it in the same directory. It stays held here: only a
+                # restart learns that the other one has let go.
+                if address is not None:
+                    raise Conflict(f"address {address} is taken by another daemon") from None
+                continue
+            except OSError:
+                self._pool.release(chosen)
+                raise
+            self._by_container[container_id] = lease
+            return lease
+
+    def release(self, container_id: str) -> Lease | None:
+        """Free the container's address and return its lease; None when it held none.
+
+        Raises:
+            OSError: the lease could not be removed; it is still held then.
+        """
+        lease = self._by_container.get(container_id)
+        if lease is None:
+            return None
+        self._path(lease.address).unlink(missing_ok=True)
+        del self._by_container[container_id]
+        self._pool.release(lease.address)
+        return lease
+
+    def reconcile(self, live_ids: Collection[str]) -> list[Lease]:
+        """Free the lease of every container that is not in live_ids; return those leases."""
+        live = frozenset(live_ids)
+        gone = [lease for lease in self._by_container.values() if lease.container_id not in live]
+        for lease in gone:
+            self.release(lease.container_id)
+        return gone
+
+    def _choose(self, address: IPv4Address | None) -> int:
+        if address is None:
+            return self._pool.take()
+        if address not in self._pool.subnet:
+            raise InvalidParameter(f"address {address} is not in subnet {self._pool.subnet}")
+        if not self._pool.hold(int(address)):
+            raise Conflict(f"address {address} is already in use")
+        return int(address)
+
+    def _rename(self, lease: Lease, host_ifname: str) -> Lease:
+        """Record a new link name for a lease, at no moment without one of the two."""
+        renamed = lease._replace(host_ifname=host_ifname)
+        temporary = self._directory / f".{IPv4Address(lease.address)}"
+        temporary.unlink(missing_ok=True)
+        os.symlink(_target(renamed), temporary)
+        temporary.rename(self._path(lease.address))
+        self._by_container[lease.container_id] = renamed
+        return renamed
+
+    def _path(self, address: int) -> Path:
+        return self._directory / str(IPv4Address(address))
+
+    def _load(self) -> None:
+        """Take over the leases on disk; remove what is not one."""
+        for name in sorted(os.listdir(self._directory)):
+            lease = self._read(name)
+            if (
+                lease is None
+                or lease.container_id in self._by_container
+                or not self._pool.hold(lease.address)
+            ):
+                (self._directory / name).unlink()
+            else:
+                self._by_container[lease.container_id] = lease
+        self._pool.resume([lease.address for lease in self._by_container.values()])
+
+    def _read(self, name: str) -> Lease | None:
+        """Return the lease of one directory entry, None when it is none (a leftover of _rename)."""
+        path = self._directory / name
+        try:
+            address = IPv4Address(name)
+        except AddressValueError:
+            return None
+        if not path.is_symlink():
+            return None
+        container_id, _, host_ifname = os.readlink(path).partition(" ")
+        return Lease(int(address), container_id, host_ifname) if host_ifname else None
+
+
+def _target(lease: Lease) -> str:
+    return f"{lease.container_id} {lease.host_ifname}"

@@ -1,0 +1,395 @@
+"""Real bridges, veth pairs, nftables tables and packets in private network namespaces."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import subprocess
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pyroute2 import IPRoute
+
+from aruntime.errors import AddressPoolExhausted, Conflict
+from aruntime.kernel import netlink
+from aruntime.network import bridge as bridges
+from aruntime.network import nat
+from aruntime.network.attach import Network, without_network
+
+if TYPE_CHECKING:
+    import _socket
+
+    from tests.kernel.network.conftest import Host, Netns
+
+pytestmark = pytest.mark.kernel
+
+SUBNET = "10.77.0.0/24"
+TIMEOUT = 5.0
+RTMGRP_LINK = 1
+RTM_DELLINK = 17
+
+
+def link(name: str) -> Any:
+    """Return a link of this namespace as pyroute2 shows it."""
+    with IPRoute() as ipr:
+        return next(iter(ipr.get_links(ipr.link_lookup(ifname=name)[0])))
+
+
+def addresses(name: str, family: int = socket.AF_INET) -> list[str]:
+    """Return the addresses of a link of this namespace."""
+    with IPRoute() as ipr:
+        index = ipr.link_lookup(ifname=name)[0]
+        found = ipr.get_addr(family=family, index=index)
+        return [f"{one.get_attr('IFA_LOCAL')}/{one['prefixlen']}" for one in found]
+
+
+def listen(address: str) -> socket.socket:
+    """Open a listening TCP socket in this namespace."""
+    listener = socket.create_server((address, 0))
+    listener.settimeout(TIMEOUT)
+    return listener
+
+
+def talk(server: Netns, client: Netns, address: str, bind: str | None = None) -> str:
+    """Connect from one namespace to another, pass a byte, return the address the server saw."""
+    with server.run(listen, bind or address) as listener:
+        port = listener.getsockname()[1]
+        connection = client.run(socket.create_connection, (address, port), TIMEOUT)
+        accepted, (peer, _) = listener.accept()
+        with connection, accepted:
+            accepted.sendall(b"x")
+            assert connection.recv(1) == b"x"
+    return str(peer)
+
+
+def ruleset() -> str:
+    """Return everything nftables holds in this namespace."""
+    finished = subprocess.run(
+        ["/usr/sbin/nft", "list", "ruleset"], capture_output=True, text=True, check=True
+    )
+    return finished.stdout
+
+
+@pytest.fixture
+def network(host: Host, tmp_path: Path) -> Network:
+    """Return a network of the private host."""
+    return Network("artest0", SUBNET, tmp_path)
+
+
+def test_containers_reach_each_other_and_the_host(host: Host, network: Network) -> None:
+    """Two containers and the gateway talk TCP in every direction with their own addresses."""
+    first, second = host.run(network.attach, "a" * 64), host.run(network.attach, "b" * 64)
+    one, two = host.container(first.netlink), host.container(second.netlink)
+
+    assert (first.ip, second.ip, first.gateway) == ("10.77.0.2", "10.77.0.3", "10.77.0.1")
+    assert talk(two, one, second.ip) == first.ip
+    assert talk(one, two, first.ip) == second.ip
+    assert talk(one, host, first.ip) == first.gateway
+    assert talk(host, one, first.gateway) == first.ip
+
+
+def test_attach_makes_the_links_it_announces(host: Host, network: Network) -> None:
+    """The links carry the names, index, hardware address, MTU and master that attach told."""
+    attachment = host.run(network.attach, "a" * 64)
+    container = host.container(attachment.netlink)
+
+    outer = host.run(link, attachment.host_ifname)
+    inner = container.run(link, "eth0")
+    master = host.run(link, "artest0")["index"]
+
+    assert outer["index"] == attachment.host_ifindex
+    assert outer.get_attr("IFLA_MASTER") == master
+    assert outer.get_attr("IFLA_OPERSTATE") == inner.get_attr("IFLA_OPERSTATE") == "UP"
+    assert inner.get_attr("IFLA_ADDRESS") == attachment.mac == "02:42:0a:4d:00:02"
+    assert outer.get_attr("IFLA_MTU") == inner.get_attr("IFLA_MTU") == 1500
+    assert container.run(addresses, "eth0") == ["10.77.0.2/24"]
+
+
+def test_a_container_that_sends_nothing_is_counted_nothing(host: Host, network: Network) -> None:
+    """No IPv6 chatter: the container's own link has no link-local address and sends no byte."""
+    attachment = host.run(network.attach, "a" * 64)
+    container = host.container(attachment.netlink)
+
+    assert container.run(addresses, "eth0", socket.AF_INET6) == []
+    assert container.run(link, "eth0").get_attr("IFLA_STATS64")["tx_bytes"] == 0
+
+
+def test_dropping_the_namespace_removes_the_link(host: Host, network: Network) -> None:
+    """The host end goes with the container's network namespace; nobody deletes it."""
+    attachment = host.run(network.attach, "a" * 64)
+    container = host.container(attachment.netlink)
+    assert host.run(bridges.ports, "artest0") == [attachment.host_ifname]
+
+    with closing(host.run(monitor_links)) as monitor:
+        container.close()
+        wait_for_deleted_link(monitor, attachment.host_ifindex)
+
+    assert host.run(bridges.ports, "artest0") == []
+
+
+def monitor_links() -> _socket.socket:
+    """Open a netlink socket that is told of every change of a link in this namespace."""
+    monitor = netlink.open_socket()
+    monitor.bind((0, RTMGRP_LINK))
+    monitor.settimeout(TIMEOUT)
+    return monitor
+
+
+def wait_for_deleted_link(monitor: _socket.socket, index: int) -> None:
+    """Read link events until this link is gone."""
+    while True:
+        _, kind, _, _, _, _, changed = struct.unpack_from("=IHHIIIi", monitor.recv(65536))
+        if kind == RTM_DELLINK and changed == index:
+            return
+
+
+def test_masquerade_to_a_third_namespace(host: Host, network: Network) -> None:
+    """A container reaches a machine beyond the host, which sees the host's address."""
+    outside = beyond(host)
+    container = host.container(host.run(network.attach, "a" * 64).netlink)
+
+    assert talk(outside, container, "192.0.2.2") == "192.0.2.1"
+
+
+def test_nobody_beyond_the_host_opens_a_connection_inward(host: Host, network: Network) -> None:
+    """A machine with a route to the subnet cannot reach a container."""
+    outside = beyond(host)
+    attachment = host.run(network.attach, "a" * 64)
+    container = host.container(attachment.netlink)
+    outside.run(add_route, SUBNET, "192.0.2.1")
+
+    with container.run(listen, attachment.ip) as listener:
+        address = (attachment.ip, listener.getsockname()[1])
+        with pytest.raises(TimeoutError):
+            outside.run(socket.create_connection, address, 0.3)
+        with host.run(socket.create_connection, address, TIMEOUT):
+            pass
+
+
+def beyond(host: Host) -> Netns:
+    """Return a namespace on the far side of the host, 192.0.2.2, the host being 192.0.2.1."""
+    outside = host.netns()
+    with host.run(open, "/proc/thread-self/ns/net", "rb") as netns:
+        outside.run(make_pair, "wan0", "wan1", netns.fileno())
+    outside.run(bring_up, "wan0", "192.0.2.2")
+    host.run(bring_up, "wan1", "192.0.2.1")
+    return outside
+
+
+def make_pair(name: str, peer: str, netns_fd: int) -> None:
+    """Make a veth pair here, its peer in the namespace of the descriptor."""
+    with IPRoute() as ipr:
+        ipr.link("add", ifname=name, kind="veth", peer={"ifname": peer, "net_ns_fd": netns_fd})
+
+
+def bring_up(name: str, address: str) -> None:
+    """Give a link an address and bring it up."""
+    with IPRoute() as ipr:
+        index = ipr.link_lookup(ifname=name)[0]
+        ipr.addr("add", index=index, address=address, prefixlen=24)
+        ipr.link("set", index=index, state="up")
+
+
+def add_route(subnet: str, gateway: str) -> None:
+    """Add a route in this namespace."""
+    with IPRoute() as ipr:
+        ipr.route("add", dst=subnet, gateway=gateway)
+
+
+def test_ensure_reports_and_is_idempotent(host: Host, network: Network) -> None:
+    """The first call says what it made, the second has nothing to say and changes nothing."""
+    changes = host.run(network.ensure)
+    before = host.run(ruleset), host.run(link, "artest0")["index"]
+
+    assert changes == [
+        "made bridge artest0",
+        "gave artest0 the address 10.77.0.1/24",
+        "brought artest0 up",
+        "set net.ipv4.ip_forward to 1",
+    ]
+    assert host.run(network.ensure) == []
+    assert (host.run(ruleset), host.run(link, "artest0")["index"]) == before
+
+
+def test_a_bridge_deleted_by_hand_is_repaired(host: Host, network: Network) -> None:
+    """The next attach after somebody deleted the bridge makes it anew."""
+    host.run(network.ensure)
+    host.run(bridges.remove, "artest0")
+
+    attachment = host.run(network.attach, "a" * 64)
+    container = host.container(attachment.netlink)
+
+    assert talk(host, container, attachment.gateway) == attachment.ip
+
+
+@pytest.mark.parametrize("fault", ["down", "address", "mtu", "table"])
+def test_ensure_repairs(host: Host, network: Network, fault: str) -> None:
+    """Whatever was undone by hand is there again after ensure."""
+    host.run(network.ensure)
+    good = host.run(state_of, "artest0"), host.run(ruleset)
+    host.run(damage, "artest0", fault)
+    assert (host.run(state_of, "artest0"), host.run(ruleset)) != good
+
+    host.run(network.ensure)
+
+    assert (host.run(state_of, "artest0"), host.run(ruleset)) == good
+
+
+def damage(name: str, fault: str) -> None:
+    """Undo one thing of a bridge."""
+    with IPRoute() as ipr:
+        index = ipr.link_lookup(ifname=name)[0]
+        if fault == "down":
+            ipr.link("set", index=index, state="down")
+        elif fault == "address":
+            ipr.flush_addr(index=index)
+            ipr.addr("add", index=index, address="10.78.0.1", prefixlen=24)
+        elif fault == "mtu":
+            ipr.link("set", index=index, mtu=1300)
+        else:
+            nat.remove(name)
+
+
+def state_of(name: str) -> tuple[Any, ...]:
+    """Return what ensure promises of a bridge."""
+    found = link(name)
+    return found["state"], found.get_attr("IFLA_MTU"), addresses(name)
+
+
+def test_two_bridges_side_by_side(host: Host, tmp_path: Path) -> None:
+    """Removing one daemon's network leaves the other's bridge, table and traffic alone."""
+    one = Network("artest1", "10.81.0.0/24", tmp_path)
+    two = Network("artest2", "10.82.0.0/24", tmp_path)
+    attachment = host.run(one.attach, "a" * 64)
+    container = host.container(attachment.netlink)
+    alone = host.run(ruleset)
+    host.run(two.attach, "b" * 64)
+    assert host.run(ruleset) != alone
+
+    host.run(two.remove)
+
+    assert host.run(ruleset) == alone
+    assert talk(host, container, attachment.gateway) == attachment.ip
+
+
+def test_remove_leaves_nothing(host: Host, network: Network) -> None:
+    """After remove the ruleset is as before, other tables included, and the bridge is gone."""
+    host.run(subprocess.run, ["/usr/sbin/nft", "add", "table", "ip", "others"], check=True)
+    before = host.run(ruleset)
+    host.run(network.ensure)
+
+    host.run(network.remove)
+    host.run(network.remove)
+
+    assert host.run(ruleset) == before
+    with pytest.raises(OSError):
+        host.run(socket.if_nametoindex, "artest0")
+
+
+def test_a_foreign_drop_policy_is_reported(host: Host, network: Network) -> None:
+    """A chain of somebody else that drops what we forward is named, and left alone."""
+    script = (
+        "add table ip fw\n"
+        "add chain ip fw FORWARD { type filter hook forward priority 0; policy drop; }\n"
+    )
+    host.run(subprocess.run, ["/usr/sbin/nft", "-f", "-"], input=script, text=True, check=True)
+
+    changes = host.run(network.ensure)
+
+    assert changes[-1].startswith("chain ip fw FORWARD drops forwarded packets")
+    assert "policy drop" in host.run(ruleset)
+
+
+def test_a_taken_subnet_is_refused(host: Host, tmp_path: Path) -> None:
+    """A subnet that another link lives in is an error that names the link, and makes nothing."""
+    host.run(Network("artest1", "10.81.0.0/24", tmp_path).ensure)
+    other = Network("artest2", "10.81.0.0/16", tmp_path)
+
+    with pytest.raises(Conflict, match=r"artest1 has 10\.81\.0\.1/24"):
+        host.run(other.ensure)
+    with pytest.raises(OSError):
+        host.run(socket.if_nametoindex, "artest2")
+
+
+def test_a_link_that_is_no_bridge_is_refused(host: Host, tmp_path: Path) -> None:
+    """A link of the bridge's name but of another kind is left alone."""
+    with pytest.raises(Conflict, match="lo exists and is no bridge"):
+        host.run(Network("lo", SUBNET, tmp_path).ensure)
+
+
+def test_a_bridge_of_someone_else_is_used_and_kept(host: Host, tmp_path: Path) -> None:
+    """A bridge not made here keeps its addresses and outlives remove."""
+    host.run(make_plain_bridge, "br-lan")
+    network = Network("br-lan", SUBNET, tmp_path)
+
+    host.run(network.ensure)
+    assert sorted(host.run(addresses, "br-lan")) == ["10.77.0.1/24", "10.90.0.1/24"]
+    host.run(network.remove)
+
+    assert host.run(link, "br-lan")["state"] == "up"
+
+
+def make_plain_bridge(name: str) -> None:
+    """Make a bridge the way an administrator would."""
+    with IPRoute() as ipr:
+        ipr.link("add", ifname=name, kind="bridge")
+    bring_up(name, "10.90.0.1")
+
+
+def test_orphans_are_links_without_a_lease(host: Host, network: Network) -> None:
+    """A link whose container holds no lease any more is listed while its namespace lives."""
+    kept, gone = host.run(network.attach, "a" * 64), host.run(network.attach, "b" * 64)
+    for attachment in (kept, gone):
+        host.container(attachment.netlink)
+
+    assert network.reconcile({"a" * 64}) == ["b" * 64]
+    assert host.run(network.orphans) == [gone.host_ifname]
+
+
+def test_a_restarted_container_gets_a_link_of_its_own(host: Host, network: Network) -> None:
+    """A second start while the first namespace still lives does not clash with its link."""
+    first = host.run(network.attach, "a" * 64)
+    host.container(first.netlink)
+    second = host.run(network.attach, "a" * 64)
+
+    host.container(second.netlink)
+
+    assert second.ip == first.ip
+    assert sorted(host.run(bridges.ports, "artest0")) == sorted(
+        [first.host_ifname, second.host_ifname]
+    )
+
+
+def test_an_exhausted_pool_is_an_error(host: Host, tmp_path: Path) -> None:
+    """A /30 holds one container; the second is told what to do, a release makes room."""
+    network = Network("artest0", "10.77.0.0/30", tmp_path)
+    host.run(network.attach, "a" * 64)
+
+    with pytest.raises(AddressPoolExhausted, match=r"10\.77\.0\.0/30"):
+        host.run(network.attach, "b" * 64)
+    network.release("a" * 64)
+
+    assert host.run(network.attach, "b" * 64).ip == "10.77.0.2"
+
+
+def test_no_network_has_loopback_only(host: Host) -> None:
+    """With --network none the container has a working loopback and no other link."""
+    container = host.container(without_network())
+
+    assert talk(container, container, "127.0.0.1") == "127.0.0.1"
+    assert container.run(socket.if_nameindex) == [(1, "lo")]
+
+
+def test_the_real_host_is_untouched(host: Host, network: Network) -> None:
+    """What these tests make is visible in the private namespace only."""
+    host.run(network.ensure)
+
+    assert "artest0" in host.run(link_names)
+    assert "artest0" not in link_names()
+
+
+def link_names() -> list[str]:
+    """Return the names of the links of this namespace."""
+    return [name for _, name in socket.if_nameindex()]

@@ -1,0 +1,161 @@
+"""The netlink batches, byte for byte against pyroute2's own encoding."""
+
+from __future__ import annotations
+
+import time
+from ipaddress import IPv4Address, IPv4Interface
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+from aruntime.network import encode
+
+REQUEST_ACK = encode.NLM_F_REQUEST | encode.NLM_F_ACK
+CREATE = REQUEST_ACK | encode.NLM_F_CREATE | encode.NLM_F_EXCL
+
+
+def encoded(
+    message: Any, kind: int, flags: int, sequence: int, fields: dict[str, int], *attributes: Any
+) -> bytes:
+    """Return one message as pyroute2 encodes it."""
+    message["header"] |= {"type": kind, "flags": flags, "sequence_number": sequence, "pid": 0}
+    message.update(fields)
+    message["attrs"] = list(attributes)
+    message.encode()
+    return bytes(message.data)
+
+
+def link_up(index: int, sequence: int) -> bytes:
+    """Return pyroute2's message that brings a link up."""
+    fields = {"index": index, "flags": 1, "change": 1}
+    return encoded(ifinfmsg(), encode.RTM_NEWLINK, REQUEST_ACK, sequence, fields)
+
+
+@given(
+    name=st.from_regex(r"[a-z][a-z0-9]{0,14}", fullmatch=True),
+    index=st.integers(1, 2**31 - 1),
+    bridge=st.integers(1, 2**31 - 1),
+    address=st.integers(0, 2**32 - 1),
+    mtu=st.integers(68, 65535),
+    netns_fd=st.integers(0, 1000),
+)
+def test_host_batch_is_pyroute2s(
+    name: str, index: int, bridge: int, address: int, mtu: int, netns_fd: int
+) -> None:
+    """The veth pair with its peer in the container's namespace, for any names and numbers."""
+    mac = encode.mac_of(address)
+    peer = {
+        "index": encode.ETH0_IFINDEX,
+        "attrs": [
+            ("IFLA_IFNAME", "eth0"),
+            ("IFLA_ADDRESS", mac.hex(":")),
+            ("IFLA_MTU", mtu),
+            ("IFLA_NET_NS_FD", netns_fd),
+        ],
+    }
+    expected = encoded(
+        ifinfmsg(),
+        encode.RTM_NEWLINK,
+        CREATE,
+        1,
+        {"index": index, "flags": 1, "change": 1},
+        ("IFLA_IFNAME", name),
+        ("IFLA_MTU", mtu),
+        ("IFLA_MASTER", bridge),
+        (
+            "IFLA_LINKINFO",
+            {
+                "attrs": [
+                    ("IFLA_INFO_KIND", "veth"),
+                    ("IFLA_INFO_DATA", {"attrs": [("VETH_INFO_PEER", peer)]}),
+                ]
+            },
+        ),
+    )
+
+    assert expected == encode.encode_host(
+        host_ifname=name,
+        host_ifindex=index,
+        bridge_ifindex=bridge,
+        mac=mac,
+        mtu=mtu,
+        netns_fd=netns_fd,
+    )
+
+
+@given(
+    address=st.integers(1, 2**32 - 2), prefix=st.integers(1, 30), gateway=st.integers(0, 2**32 - 1)
+)
+def test_inside_batch_is_pyroute2s(address: int, prefix: int, gateway: int) -> None:
+    """Loopback, no IPv6 address generation, eth0, address and default route, in this order."""
+    interface = IPv4Interface((address, prefix))
+    quiet = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]}
+    expected = b"".join(
+        (
+            link_up(1, 1),
+            encoded(
+                ifinfmsg(),
+                encode.RTM_NEWLINK,
+                REQUEST_ACK,
+                2,
+                {"index": encode.ETH0_IFINDEX},
+                ("IFLA_AF_SPEC", quiet),
+            ),
+            link_up(encode.ETH0_IFINDEX, 3),
+            encoded(
+                ifaddrmsg(),
+                encode.RTM_NEWADDR,
+                CREATE,
+                4,
+                {"family": 2, "prefixlen": prefix, "flags": 0x80, "index": encode.ETH0_IFINDEX},
+                ("IFA_LOCAL", str(interface.ip)),
+                ("IFA_ADDRESS", str(interface.ip)),
+                ("IFA_BROADCAST", str(interface.network.broadcast_address)),
+            ),
+            encoded(
+                rtmsg(),
+                encode.RTM_NEWROUTE,
+                CREATE,
+                5,
+                {"family": 2, "table": 254, "proto": 3, "scope": 0, "type": 1},
+                ("RTA_GATEWAY", str(IPv4Address(gateway))),
+                ("RTA_OIF", encode.ETH0_IFINDEX),
+            ),
+        )
+    )
+
+    assert encode.encode_inside(interface, gateway) == expected
+
+
+def test_loopback_batch_is_pyroute2s() -> None:
+    """A container without network gets its loopback link up and nothing else."""
+    assert encode.encode_loopback() == link_up(1, 1)
+
+
+def test_hardware_address_follows_the_address() -> None:
+    """02:42 and the four bytes of the address, as docker derives it."""
+    assert encode.mac_of(int(IPv4Address("172.29.1.2"))).hex(":") == "02:42:ac:1d:01:02"
+
+
+def test_encoding_is_cheap() -> None:
+    """Both batches of a container take at most 0.2 ms of CPU (best of several rounds)."""
+    interface = IPv4Interface("172.29.0.2/16")
+    rounds = []
+    for _ in range(20):
+        before = time.thread_time_ns()
+        for index in range(10):
+            encode.encode_host(
+                host_ifname="ar0123456789abc",
+                host_ifindex=1000 + index,
+                bridge_ifindex=7,
+                mac=b"\x02\x42\x0a\x00\x00\x02",
+                mtu=1500,
+            )
+            encode.encode_inside(interface, 1)
+        rounds.append(time.thread_time_ns() - before)
+
+    assert min(rounds) / 10 < 200_000
