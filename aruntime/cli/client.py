@@ -26,6 +26,8 @@ SOCKET_NAME = b"/aruntime.sock"
 FAILED = 125
 """Exit code when aruntime itself failed (docker's)."""
 RECEIVE_BYTES = 256 << 10
+READER_GONE_MS = 200
+"""How long a command may still say that it has ended once nobody reads our output any more."""
 FORWARDED = (
     _signal.SIGHUP,
     _signal.SIGINT,
@@ -114,6 +116,7 @@ class Client:
         self.credits = 0
         self.stdin_open = True
         self.stdout_watched = False
+        self.patience: int | None = None
         self.forwarding = False
         self.signals: list[int] = []
         self.sending = False
@@ -128,9 +131,12 @@ class Client:
             self.send(hello(argv))
             self.poller.register(self.sock.fileno(), select.POLLIN)
             while True:
-                ready = dict(self.poller.poll())
-                if ready.get(1, 0) & select.POLLERR:
+                ready = dict(self.poller.poll(self.patience))
+                if not ready:
                     self.die_by(_signal.SIGPIPE)
+                if ready.get(1, 0) & select.POLLERR:
+                    self.poller.unregister(1)
+                    self.patience = READER_GONE_MS
                 if 0 in ready:
                     self.send_stdin()
                 if self.sock.fileno() not in ready:

@@ -141,7 +141,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise InvalidParameter(f"cannot read {path}: {error.strerror}") from error
+        raise InvalidParameter(f"cannot read {path}: {str(error.strerror).lower()}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidParameter(f"{path} is not valid TOML: {error}") from error
     known = {flag.name: flag for flag in FLAGS if flag.name not in COMMAND_LINE_ONLY}
@@ -173,7 +173,7 @@ def _checked(chosen: dict[str, tuple[Any, str]]) -> Settings:
     """Turn (value, where it came from) by flag name into settings."""
     run_dir = _path(*chosen["run-dir"])
     socket = _path(*chosen["socket"]) if chosen["socket"][0] else run_dir / "aruntime.sock"
-    for path, where in ((socket, "socket"), (run_dir / "aruntime.sock", "run-dir")):
+    for path, where in ((run_dir / "aruntime.sock", "run-dir"), (socket, "socket")):
         if len(os.fsencode(path)) > SUN_PATH_BYTES:
             raise InvalidParameter(
                 f"{chosen[where][1]}: the path of a socket is limited to {SUN_PATH_BYTES} bytes"
