@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.harness"]
+
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 PACKAGES = {
@@ -91,24 +93,33 @@ def nft_tables() -> str:
     return subprocess.run([nft, "list", "tables"], capture_output=True, text=True).stdout
 
 
+def footprint(*, tables: bool) -> dict[str, set[str]]:
+    """Return what a test could leave behind, by kind."""
+    return {
+        "children": {str(pid) for pid in children()},
+        "mounts": set(mounts()),
+        "links": links(),
+        "cgroups": own_cgroups(),
+        "nftables": set(nft_tables().splitlines()) if tables else set(),
+    }
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves children, descriptors, mounts, links, cgroups or tables behind."""
     real = any(request.node.get_closest_marker(name) for name in ("kernel", "e2e"))
-    before = (children(), mounts(), links(), own_cgroups(), nft_tables() if real else "")
+    before = footprint(tables=real)
     fds_before = descriptors()
 
     yield
 
     gc.collect()
-    after = (children(), mounts(), links(), own_cgroups(), nft_tables() if real else "")
-    new_fds = {fd: target for fd, target in descriptors().items() if fd not in fds_before}
-    names = ("children", "mounts", "links", "cgroups", "nftables")
     left = [
-        f"{name}: {sorted(set(now) - set(then)) if not isinstance(now, str) else now}"
-        for name, then, now in zip(names, before, after, strict=True)
-        if (now != then if isinstance(now, str) else set(now) - set(then))
+        f"{kind}: {sorted(now - before[kind])}"
+        for kind, now in footprint(tables=real).items()
+        if now - before[kind]
     ]
+    new_fds = {fd: target for fd, target in descriptors().items() if fd not in fds_before}
     if new_fds:
         left.append(f"descriptors: {new_fds}")
     assert not left, f"left behind: {'; '.join(left)}"
