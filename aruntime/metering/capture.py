@@ -1,0 +1,150 @@
+"""Taking a view: durable totals and living containers at one instant, for the exporters.
+
+A tenant's total is what is on disk, plus what its containers have grown by since. Both are looked
+at under one lock, so that a container that ends, is committed and is dropped in between is
+counted once. Runs in a worker thread; makes no decisions about how numbers are shown.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from aruntime import __version__
+from aruntime.cgroups.block import BlkioSource
+from aruntime.metering.account import Account
+from aruntime.metering.clock import WallClock, boottime_ns
+from aruntime.metering.export import ContainerView, DaemonView, View
+from aruntime.metering.health import Health
+from aruntime.metering.host import HostMeter, has_pressure, memory_bytes
+from aruntime.metering.subject import Subject
+from aruntime.metering.totals import Durable, TenantTotals, TotalsFile, add_growth
+
+
+class Frame(NamedTuple):
+    """What a view shows besides containers and tenants."""
+
+    health: Health
+    host: HostMeter | None
+    cgroup_mode: str
+    block_sources: Sequence[BlkioSource]
+    pending: int
+    cores: int
+    clock: WallClock
+
+
+class _Instant(NamedTuple):
+    durable: Durable
+    subjects: list[tuple[Subject, Account]]
+
+
+def take(file: TotalsFile, subjects: Mapping[str, Subject], frame: Frame) -> View:
+    """Take a view now."""
+    with file.lock:
+        durable = file.durable
+        seen = [(subject, subject.account) for subject in list(subjects.values())]
+    instant = _Instant(durable, [(s, steady(a, _committed(durable, s.about.id))) for s, a in seen])
+    tenants = tenant_totals(instant.durable, instant.subjects)
+    return View(
+        containers=_containers(instant, frame.clock),
+        tenants=tenants,
+        tenant_containers=dict(
+            Counter(
+                (subject.about.tenant, account.status)
+                for subject, account in instant.subjects
+                if not subject.removed
+            )
+        ),
+        daemon=_daemon(frame, sum(tenant.cpu_ns for tenant in tenants.values())),
+    )
+
+
+def steady(account: Account, committed: Account | None) -> Account:
+    """The account with what only the meter keeps as of the last commit.
+
+    The kernel goes on counting when the daemon is killed, so CPU time may be shown live; the
+    memory integral and the kept-from-falling process figures of the seconds since the last commit
+    would be lost, and a counter that was shown must never fall.
+    """
+    before = committed.totals if committed is not None else None
+    totals = msgspec.structs.replace(
+        account.totals,
+        memory_bytens2=before.memory_bytens2 if before is not None else 0,
+        process=before.process if before is not None else (0, 0, 0, 0),
+    )
+    return msgspec.structs.replace(account, totals=totals)
+
+
+def tenant_totals(
+    durable: Durable, subjects: Sequence[tuple[Subject, Account]]
+) -> dict[str, TenantTotals]:
+    """Durable totals grown by what is in memory only."""
+    tenants = dict(durable.tenants)
+    growing = {
+        record.container_id: (record.tenant, record.account)
+        for record in durable.unwritten.values()
+    }
+    for subject, account in subjects:
+        if not subject.removed:
+            growing[subject.about.id] = (subject.about.tenant, account)
+    for container_id, (tenant, account) in growing.items():
+        tenants[tenant] = add_growth(
+            tenants.get(tenant, TenantTotals()), durable.accounts.get(container_id), account
+        )
+    return tenants
+
+
+def _committed(durable: Durable, container_id: str) -> Account | None:
+    """The account on disk, or the one the disk refuses."""
+    unwritten = durable.unwritten.get(container_id)
+    if unwritten is not None:
+        return unwritten.account
+    return durable.accounts.get(container_id)
+
+
+def _containers(instant: _Instant, clock: WallClock) -> list[ContainerView]:
+    now = boottime_ns()
+    return [
+        ContainerView(
+            about=subject.about,
+            account=account,
+            stats=subject.stats if subject.is_live else None,
+            fast=subject.fast if subject.is_live else None,
+            started_ns=subject.started_ns,
+            finished_ns=subject.finished_ns,
+            exit_code=subject.exit_code,
+            has_pressure=subject.has_pressure,
+            polled_ns=clock.at(subject.polled_boot_ns) if subject.polled_boot_ns else 0,
+        )
+        for subject, account in instant.subjects
+        if subject.drop_at_ns is None or subject.drop_at_ns > now
+    ]
+
+
+def _daemon(frame: Frame, attributed_ns: int) -> DaemonView:
+    health = frame.health
+    return DaemonView(
+        version=__version__,
+        python_version=platform.python_version(),
+        kernel=os.uname().release,
+        cgroup_mode=frame.cgroup_mode,
+        poll_duration=health.poll_duration.state(),
+        commit_duration=health.commit_duration.state(),
+        last_poll_ns=health.last_poll_ns,
+        last_commit_ns=health.last_commit_ns,
+        overruns=health.overruns,
+        polls_failed=dict(health.polls_failed),
+        anomalies=dict(health.anomalies),
+        write_errors=health.write_errors,
+        pending=frame.pending,
+        psi_available=has_pressure(),
+        block_sources=tuple(frame.block_sources),
+        cpu_cores=frame.cores,
+        memory_bytes=memory_bytes(),
+        cpu=frame.host.read(attributed_ns) if frame.host is not None else None,
+    )

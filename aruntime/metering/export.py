@@ -1,0 +1,113 @@
+"""What exporters see, and how they are found.
+
+An exporter is a class named by an entry point of the group ``aruntime.exporters``; it is called
+with a :class:`Source` and satisfies :class:`ScrapeExporter`. This package never imports one: the
+Prometheus exporter that ships with it comes in by the same door as any other.
+
+A view is taken at one instant, so that a tenant's total and its containers' fit together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import entry_points
+from typing import NamedTuple, Protocol
+
+from aruntime.cgroups.block import BlkioSource
+from aruntime.cgroups.stats import FastStats, Stats
+from aruntime.metering.account import Account
+from aruntime.metering.health import HistogramState
+from aruntime.metering.host import HostCpu
+from aruntime.metering.subject import MeterSubject
+from aruntime.metering.totals import TenantTotals
+
+ENTRY_POINT_GROUP = "aruntime.exporters"
+
+
+class ContainerView(NamedTuple):
+    """One container; times are Unix nanoseconds."""
+
+    about: MeterSubject
+    account: Account
+    """Counters the kernel keeps are as of the last reading. What only the meter keeps (memory
+    integral, process I/O) is as of the last commit, so that no crash can make it fall."""
+    stats: Stats | None
+    """Levels of the last complete reading; None before it and from the end on."""
+    fast: FastStats | None
+    """Levels of the last reading of any kind."""
+    started_ns: int
+    finished_ns: int
+    exit_code: int | None
+    has_pressure: bool
+    """Its cgroup has pressure stall information."""
+    polled_ns: int
+
+
+class DaemonView(NamedTuple):
+    """The meter and its host."""
+
+    version: str
+    python_version: str
+    kernel: str
+    cgroup_mode: str
+    poll_duration: HistogramState
+    commit_duration: HistogramState
+    last_poll_ns: int
+    last_commit_ns: int
+    overruns: int
+    polls_failed: dict[str, int]
+    anomalies: dict[str, int]
+    write_errors: int
+    pending: int
+    psi_available: bool
+    block_sources: Sequence[BlkioSource]
+    cpu_cores: int
+    memory_bytes: int
+    cpu: HostCpu | None
+
+
+class View(NamedTuple):
+    """Everything there is to export, at one instant."""
+
+    containers: Sequence[ContainerView]
+    """Living ones, and ended ones for as long as their counters linger."""
+    tenants: dict[str, TenantTotals]
+    tenant_containers: dict[tuple[str, str], int]
+    """Containers by tenant and status, ended ones that were not removed included."""
+    daemon: DaemonView
+
+
+Source = Callable[[], View]
+"""Takes a view; safe in any thread."""
+
+
+class ScrapeExporter(Protocol):
+    """An exporter that is read over HTTP.
+
+    Attributes:
+        path: of the URL, such as ``/metrics``.
+    """
+
+    path: str
+
+    def negotiate(self, accept: str) -> str:
+        """The content type to answer a request with this Accept header."""
+
+    def render(self, content_type: str) -> Iterator[bytes]:
+        """The body in pieces, each made in about a millisecond; called in a worker thread."""
+
+
+def load_exporters(source: Source) -> list[ScrapeExporter]:
+    """Make every installed exporter.
+
+    Raises:
+        Exception: whatever a broken plug-in raises, with its name as a note.
+    """
+    exporters = []
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            exporters.append(entry.load()(source))
+        except Exception as error:
+            error.add_note(f"while loading exporter {entry.name} ({entry.value})")
+            raise
+    return exporters

@@ -1,0 +1,247 @@
+"""One container under the meter: its cgroup reader, its account, its latest numbers.
+
+A reading and its arithmetic happen together under the subject's lock, so that readings enter the
+account in the order the kernel gave them, whichever thread took them. The lock is held for the
+microseconds of one reading. All methods that read block; call them in a worker thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from aruntime.cgroups.driver import Cgroup
+from aruntime.cgroups.reader import Reader
+from aruntime.cgroups.stats import FastStats, Stats
+from aruntime.metering.account import Account, Ints, ProcessIo, Reading
+from aruntime.metering.clock import boottime_ns
+from aruntime.metering.health import Health
+from aruntime.metering.integrals import advance, bridge_gap, close, flag_estimate, transition
+from aruntime.metering.reading import GONE, from_fast, from_stats, read_tree_io
+from aruntime.metering.totals import tenant_share
+
+SLOW_READ_NS = 50_000_000
+"""A reading that took longer than this spans a pause of the machine; it is flagged."""
+
+
+class MeterSubject(msgspec.Struct, frozen=True, kw_only=True):
+    """What the supervisor tells the meter about a container."""
+
+    id: str
+    name: str
+    tenant: str = "default"
+    image: str = ""
+    image_digest: str = ""
+    network_mode: str = ""
+    restart_policy: str = "no"
+    labels: dict[str, str] = {}
+    created_ns: int = 0
+    """Unix time of create."""
+    started_ns: int = 0
+    """Unix time of the last start, 0 before the first."""
+    cpu_request_milli: int = 0
+    resources: dict[str, Any] = {}
+    """OCI ``linux.resources``: limits and reservations to be shown beside the usage."""
+    cgroup: Cgroup | None = None
+    """Where its counters are; None when it has no cgroup at present."""
+
+
+NetworkRead = Callable[[str], dict[str, Ints] | None]
+"""Container id to counters per interface (see account.NETWORK_COUNTERS), None without any."""
+
+
+class Subject:
+    """State: the account, the lock that orders readings, and the open reader (owned).
+
+    The reader is opened by the first reading, off the launch path.
+
+    Attributes:
+        about: the supervisor's description, replaced as a whole.
+        account: replaced as a whole after each reading.
+        stats: the last complete reading, None before the first and after the end.
+        fast: the last quick reading, never older than ``stats``.
+        finished_ns, exit_code: set by the end; Unix time and code.
+    """
+
+    def __init__(
+        self,
+        about: MeterSubject,
+        account: Account,
+        open_reader: Callable[[], Reader] | None,
+        *,
+        health: Health,
+        cores: int,
+        network: NetworkRead | None = None,
+    ) -> None:
+        self.about = about
+        self.account = account
+        self.stats: Stats | None = None
+        self.fast: FastStats | None = None
+        self.has_pressure = False
+        self.polled_boot_ns = 0
+        self.slow_due_ns = 0
+        self.started_ns = about.started_ns
+        self.finished_ns = 0
+        self.exit_code: int | None = None
+        self.removed = False
+        self.drop_at_ns: int | None = None
+        """Boot time at which an ended container's series go; None while it lives."""
+        self._health = health
+        self._cores = cores
+        self._network = network
+        self._open_reader = open_reader
+        self._reader: Reader | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether there is a cgroup to be read and a life to be accounted."""
+        return self._open_reader is not None and self.account.status != "exited"
+
+    def sample(self, *, slow: bool, clock: Callable[[], int] = boottime_ns) -> bool:
+        """Take one reading into the account; False when the cgroup is gone or has ended.
+
+        Raises:
+            OSError: a file cannot be read although the cgroup exists.
+            ValueError: a file is not in the kernel's format.
+        """
+        with self._lock:
+            if self.account.status == "exited":
+                return False
+            reading = self._read(slow=slow, clock=clock)
+            if reading is None:
+                return False
+            self._take(reading)
+            return True
+
+    def change(self, status: str, at_ns: int) -> None:
+        """Change the status at a boot time; does not read."""
+        with self._lock:
+            if self.account.status != "exited":
+                self.account = transition(self.account, status, at_ns)
+
+    def adopt(self, status: str, started_ns: int, clock: Callable[[], int] = boottime_ns) -> int:
+        """First reading after a daemon's death: bridge the gap; CPU nanoseconds found in it.
+
+        Args:
+            status: what the container is now.
+            started_ns: boot time at which its program was started.
+            clock: boot time.
+        """
+        with self._lock:
+            before = self.account.totals.cpu_ns
+            reading = self._read(slow=True, clock=clock)
+            if reading is None:
+                self._count("unknown_cgroup")
+                return 0
+            self.account = bridge_gap(self.account, reading, status, started_ns)
+            self._count("gap")
+            self._take(reading)
+            return self.account.totals.cpu_ns - before
+
+    def finish(
+        self,
+        *,
+        process: ProcessIo | None,
+        clock: Callable[[], int] = boottime_ns,
+    ) -> None:
+        """The final reading: memory held at its last sample, status exited.
+
+        Harmless when repeated: an ended account takes only what the counters grew by.
+        """
+        with self._lock:
+            reading = self._read(slow=True, clock=clock, process=process)
+            if reading is not None:
+                self._take(reading, hold=True)
+            self.account = close(self.account, reading, reading.boot_ns if reading else clock())
+
+    def give_up(self, clock: Callable[[], int] = boottime_ns) -> None:
+        """End without a reading: the counters cannot be read although the cgroup exists."""
+        with self._lock:
+            ended = close(self.account, None, clock())
+            self.account = flag_estimate(ended, "unreadable")
+
+    def grown_since_end(self, clock: Callable[[], int] = boottime_ns) -> bool:
+        """Last look before the cgroup is removed; takes in any growth, reports billed growth."""
+        with self._lock:
+            before = self.account
+            reading = self._read(slow=True, clock=clock, tree=False)
+            if reading is not None:
+                self._take(reading, hold=True)
+                self.account = close(self.account, reading, reading.boot_ns)
+            return tenant_share(self.account.totals) != tenant_share(before.totals)
+
+    def update_account(self, change: Callable[[Account], Account]) -> None:
+        """Replace the account by a pure function of it, in turn with the readings."""
+        with self._lock:
+            self.account = change(self.account)
+
+    def release(self) -> None:
+        """Close the reader; the subject keeps its account and takes no more readings."""
+        with self._lock:
+            self._open_reader = None
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+
+    def _read(
+        self,
+        *,
+        slow: bool,
+        clock: Callable[[], int],
+        process: ProcessIo | None = None,
+        tree: bool = True,
+    ) -> Reading | None:
+        """One reading stamped with its middle; None when the cgroup is gone."""
+        start = clock()
+        try:
+            reader = self._opened()
+            stats = reader.read() if slow and reader is not None else None
+            fast = _fast_of(stats) if stats is not None else None
+            if not slow and reader is not None:
+                fast = reader.read_fast()
+            if stats is not None and process is None and tree:
+                process = read_tree_io(stats.procs_path)
+        except OSError as error:
+            if error.errno in GONE:
+                return None
+            raise
+        if fast is None:
+            return None
+        end = clock()
+        if end - start > SLOW_READ_NS:
+            self._count("slow_read")
+        middle = (start + end) // 2
+        self.fast = fast
+        if stats is None:
+            return from_fast(fast, middle)
+        self.stats = stats
+        self.has_pressure = stats.pressure is not None
+        network = self._network(self.about.id) if self._network is not None else None
+        return from_stats(stats, middle, process=process, network=network)
+
+    def _opened(self) -> Reader | None:
+        if self._reader is None and self._open_reader is not None:
+            self._reader = self._open_reader()
+        return self._reader
+
+    def _take(self, reading: Reading, *, hold: bool = False) -> None:
+        self.account, anomalies = advance(self.account, reading, cores=self._cores, hold=hold)
+        self.polled_boot_ns = reading.boot_ns
+        for kind in anomalies:
+            self._count(kind)
+
+    def _count(self, anomaly: str) -> None:
+        self._health.anomalies[anomaly] += 1
+
+
+def _fast_of(stats: Stats) -> FastStats:
+    memory = stats.memory
+    return FastStats(
+        cpu_usage_ns=stats.cpu.usage_ns,
+        memory_usage_bytes=memory.usage_bytes if memory is not None else 0,
+        inactive_file_bytes=memory.inactive_file_bytes if memory is not None else 0,
+    )

@@ -1,0 +1,1 @@
+"""Exporters of aruntime's numbers, found through the entry-point group ``aruntime.exporters``."""

@@ -1,0 +1,165 @@
+"""Families without a container's labels: tenants, the meter itself, the host.
+
+There are few of them, so they are plain prometheus-client families. The names belong to the same
+vocabulary as :mod:`aruntime_exporters.families`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.metrics_core import Metric
+
+from aruntime.metering.account import STATUSES
+from aruntime.metering.export import DaemonView, View
+from aruntime.metering.health import HistogramState
+from aruntime.metering.totals import TenantTotals
+from aruntime_exporters.families import PREFIX
+from aruntime_exporters.values import NS, Value
+
+CONTROLLERS = ("cpuacct", "cpu", "memory", "blkio", "pids", "io", "cgroup", "process")
+"""Shown at 0 before their first error."""
+
+TENANT_COUNTERS: tuple[tuple[str, str, Callable[[TenantTotals], Value]], ...] = (
+    (
+        "container_seconds", "Time containers of the tenant were alive, running or paused.",
+        lambda t: t.container_ns / NS,
+    ),
+    (
+        "cpu_seconds", "CPU time of the tenant's containers (cpuacct.usage); never falls.",
+        lambda t: t.cpu_ns / NS,
+    ),
+    (
+        "memory_byte_seconds", "Integral of the working sets, as of the last commit.",
+        lambda t: t.memory_bytens2 / (2 * NS),
+    ),
+    ("blkio_read_bytes", "Bytes read from disks.", lambda t: t.block_read_bytes),
+    ("blkio_write_bytes", "Bytes written to disks.", lambda t: t.block_write_bytes),
+    ("network_receive_bytes", "Bytes received.", lambda t: t.network_receive_bytes),
+    ("network_transmit_bytes", "Bytes sent.", lambda t: t.network_transmit_bytes),
+    ("paused_seconds", "Time containers of the tenant were frozen.", lambda t: t.paused_ns / NS),
+)  # fmt: skip
+"""Name after ``tenant_``, help, value."""
+
+
+def tenant_families(view: View) -> Iterator[Metric]:
+    """Totals per tenant, from the ledger, and the tenant's containers by state."""
+    tenants = sorted(view.tenants.keys() | {tenant for tenant, _ in view.tenant_containers})
+    states = GaugeMetricFamily(
+        PREFIX + "tenant_containers", "Containers by state.", labels=("tenant", "state")
+    )
+    for tenant in tenants:
+        for status in STATUSES:
+            states.add_metric((tenant, status), view.tenant_containers.get((tenant, status), 0))
+    yield states
+    for name, text, value in TENANT_COUNTERS:
+        family = CounterMetricFamily(PREFIX + "tenant_" + name, text, labels=("tenant",))
+        for tenant in tenants:
+            family.add_metric((tenant,), value(view.tenants.get(tenant, TenantTotals())))
+        yield family
+
+
+def daemon_families(daemon: DaemonView) -> Iterator[Metric]:
+    """The meter's own work."""
+    build = InfoMetricFamily(PREFIX + "build", "Versions of the daemon and what it runs on.")
+    build.add_metric(
+        (),
+        {
+            "version": daemon.version,
+            "python_version": daemon.python_version,
+            "kernel": daemon.kernel,
+            "cgroup_mode": daemon.cgroup_mode,
+        },
+    )
+    yield build
+    yield _histogram("poll_duration_seconds", "One cycle over all counters.", daemon.poll_duration)
+    yield GaugeMetricFamily(
+        PREFIX + "poll_last_success_timestamp_seconds",
+        "Unix time of the last complete cycle, 0 before the first.",
+        value=daemon.last_poll_ns / NS,
+    )
+    yield CounterMetricFamily(
+        PREFIX + "poll_overruns",
+        "Cycles that took longer than the interval.",
+        value=daemon.overruns,
+    )
+    errors = CounterMetricFamily(
+        PREFIX + "poll_errors", "Counters that could not be read.", labels=("controller",)
+    )
+    for controller in sorted({*CONTROLLERS, *daemon.polls_failed}):
+        errors.add_metric((controller,), daemon.polls_failed.get(controller, 0))
+    yield errors
+    anomalies = CounterMetricFamily(
+        PREFIX + "meter_anomalies", "Readings that cannot be taken at their word.", labels=("kind",)
+    )
+    for kind, count in sorted(daemon.anomalies.items()):
+        anomalies.add_metric((kind,), count)
+    yield anomalies
+
+
+def ledger_families(daemon: DaemonView) -> Iterator[Metric]:
+    """The durable side of the meter."""
+    yield CounterMetricFamily(
+        PREFIX + "ledger_write_errors", "Commits the disk refused.", value=daemon.write_errors
+    )
+    yield GaugeMetricFamily(
+        PREFIX + "ledger_pending_records", "Containers whose last cut is not durable yet.",
+        value=daemon.pending,
+    )  # fmt: skip
+    yield GaugeMetricFamily(
+        PREFIX + "ledger_last_commit_timestamp_seconds",
+        "Unix time of the last commit, 0 before the first.",
+        value=daemon.last_commit_ns / NS,
+    )
+    yield _histogram(
+        "ledger_commit_duration_seconds", "One commit, with fsync.", daemon.commit_duration
+    )
+
+
+def host_families(daemon: DaemonView) -> Iterator[Metric]:
+    """The host's capacity, its sources of numbers, and CPU time nobody is billed for."""
+    sources = InfoMetricFamily(
+        PREFIX + "blkio_source",
+        "Which counter file is believed for a disk (none: its I/O is not counted).",
+        labels=("device",),
+    )
+    for row in daemon.block_sources:
+        sources.add_metric(
+            (row.disk.name,), {"scheduler": row.disk.scheduler, "source": row.source}
+        )
+    yield sources
+    yield GaugeMetricFamily(
+        PREFIX + "psi_available", "1 if the kernel keeps pressure stall information.",
+        value=int(daemon.psi_available),
+    )  # fmt: skip
+    yield GaugeMetricFamily(
+        PREFIX + "host_cpu_cores", "Processors of the host.", value=daemon.cpu_cores
+    )
+    yield GaugeMetricFamily(
+        PREFIX + "host_memory_bytes", "Physical memory of the host.", value=daemon.memory_bytes
+    )
+    if daemon.cpu is not None:
+        split = CounterMetricFamily(
+            PREFIX + "host_cpu_seconds",
+            "CPU time of the host since the daemon started, by whether a container used it"
+            " (root cpuacct.usage; v2 root cpu.stat).",
+            labels=("mode",),
+        )
+        split.add_metric(("attributed",), daemon.cpu.attributed_ns / NS)
+        split.add_metric(("unattributed",), daemon.cpu.unattributed_ns / NS)
+        yield split
+
+
+def _histogram(name: str, text: str, state: HistogramState) -> Metric:
+    buckets: list[tuple[str, float]] = []
+    below = 0
+    for bound, count in zip((*map(str, state.bounds), "+Inf"), state.counts, strict=True):
+        below += count
+        buckets.append((bound, below))
+    return HistogramMetricFamily(PREFIX + name, text, buckets=buckets, sum_value=state.sum_ns / NS)
