@@ -1,0 +1,203 @@
+"""ROOT/containers/<id>/: config.json and state.json, written so that a crash leaves old or new.
+
+A file is written under a temporary name, fsynced, renamed over the old one, and the directory is
+fsynced. Everything here blocks: the daemon calls it on a worker thread. Out of scope: what else
+lies in the directory (log, upper, work, hosts) but for its removal.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TypeVar
+
+import msgspec
+
+from aruntime.container.config import ContainerConfig
+from aruntime.container.state import ContainerState
+from aruntime.errors import AruntimeError
+
+CONFIG_NAME = "config.json"
+STATE_NAME = "state.json"
+TEMPORARY_SUFFIX = ".tmp"
+FILE_MODE = 0o600
+"""Environment variables hold secrets."""
+DIRECTORY_MODE = 0o710
+
+Record = TypeVar("Record", ContainerConfig, ContainerState)
+
+
+class BrokenRecord(AruntimeError):
+    """A container's file on disk is missing or is not what was written."""
+
+
+def save_config(directory: str, config: ContainerConfig) -> None:
+    """Write config.json durably.
+
+    Raises:
+        OSError: the disk refused; the old file is untouched.
+    """
+    write_durably(f"{directory}/{CONFIG_NAME}", msgspec.json.encode(config))
+
+
+def save_state(directory: str, state: ContainerState) -> None:
+    """Write state.json durably.
+
+    Raises:
+        OSError: the disk refused; the old file is untouched.
+    """
+    write_durably(f"{directory}/{STATE_NAME}", msgspec.json.encode(state))
+
+
+def write_durably(path: str, content: bytes) -> None:
+    """Replace a file: after a crash it holds the old or the new content, never a mixture.
+
+    Raises:
+        OSError: the disk refused; the old file is untouched and no temporary file stays.
+    """
+    temporary = path + TEMPORARY_SUFFIX
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        fd = os.open(temporary, flags, FILE_MODE)
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except OSError:
+        try:
+            os.unlink(temporary)
+        except OSError:
+            pass  # the first error is the one to report
+        raise
+    sync_directory(os.path.dirname(path))
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable.
+
+    Raises:
+        OSError: as fsync(2).
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def load(directory: str) -> tuple[ContainerConfig, ContainerState]:
+    """Read one container.
+
+    A missing state.json is a creation that was cut off before its first start: status created.
+
+    Raises:
+        BrokenRecord: a file is missing or malformed; the message names it and says what to do.
+    """
+    config = _read(f"{directory}/{CONFIG_NAME}", ContainerConfig)
+    if config.id != os.path.basename(directory):
+        raise BrokenRecord(
+            f"{directory}/{CONFIG_NAME} belongs to container {config.id[:12]}: move it back there"
+        )
+    if not os.path.lexists(f"{directory}/{STATE_NAME}"):
+        return config, ContainerState()
+    return config, _read(f"{directory}/{STATE_NAME}", ContainerState)
+
+
+def _read(path: str, kind: type[Record]) -> Record:
+    try:
+        with open(path, "rb") as file:
+            return msgspec.json.decode(file.read(), type=kind)
+    except OSError as error:
+        reason = error.strerror
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        reason = str(error)
+    raise BrokenRecord(
+        f"cannot read {path}: {reason}; restore the file, or remove {os.path.dirname(path)}"
+    )
+
+
+def load_all(
+    containers: str,
+) -> tuple[list[tuple[ContainerConfig, ContainerState, str]], list[BrokenRecord]]:
+    """Read every container below ROOT/containers.
+
+    Returns:
+        ``(config, state, directory)`` of each, oldest first, and an error for each that is broken:
+        one broken file does not hide the others.
+
+    Raises:
+        OSError: the directory itself cannot be read; a missing one holds no containers.
+    """
+    found: list[tuple[ContainerConfig, ContainerState, str]] = []
+    broken: list[BrokenRecord] = []
+    try:
+        names = sorted(os.listdir(containers))
+    except FileNotFoundError:
+        return found, broken
+    for name in names:
+        directory = f"{containers}/{name}"
+        if name.startswith(".") or not os.path.isdir(directory):
+            continue
+        try:
+            found.append((*load(directory), directory))
+        except BrokenRecord as error:
+            broken.append(error)
+    found.sort(key=lambda item: item[0].created_ns)
+    return found, broken
+
+
+def make(containers: str, config: ContainerConfig, state: ContainerState) -> str:
+    """Make a container's directory with both files and return it.
+
+    Raises:
+        FileExistsError: the id is taken.
+        OSError: the disk refused; nothing stays.
+    """
+    directory = f"{containers}/{config.id}"
+    os.makedirs(containers, mode=0o711, exist_ok=True)
+    os.mkdir(directory, DIRECTORY_MODE)
+    try:
+        save_config(directory, config)
+        save_state(directory, state)
+        sync_directory(containers)
+    except OSError:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return directory
+
+
+def remove(directory: str) -> None:
+    """Remove a container's directory with everything in it.
+
+    It is renamed first: a removal that is cut off leaves a hidden directory that
+    :func:`load_all` skips and :func:`remove_leftovers` ends, never half a container.
+
+    Raises:
+        OSError: something cannot be removed (a mount, an immutable file).
+    """
+    parent, name = os.path.split(directory)
+    hidden = f"{parent}/.{name}.removed"
+    try:
+        os.rename(directory, hidden)
+    except FileNotFoundError:
+        if not os.path.isdir(hidden):
+            return
+    shutil.rmtree(hidden)
+    sync_directory(parent)
+
+
+def remove_leftovers(containers: str) -> None:
+    """Finish removals that a crash cut off.
+
+    Raises:
+        OSError: as :func:`remove`.
+    """
+    if not os.path.isdir(containers):
+        return
+    for name in os.listdir(containers):
+        if name.startswith(".") and name.endswith(".removed"):
+            shutil.rmtree(f"{containers}/{name}")
