@@ -12,6 +12,7 @@ import base64
 import re
 import secrets
 import socket
+import threading
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -21,6 +22,7 @@ from typing import Any
 from aruntime.errors import InvalidParameter
 from aruntime.network import bridge as bridges
 from aruntime.network import encode, nat
+from aruntime.network.counters import LinkCounters, LinkStats
 from aruntime.network.ipam import Lease, Leases
 
 HOST_IFNAME_PREFIX = "ar"
@@ -59,9 +61,9 @@ def without_network() -> dict[str, Any]:
 class Network:
     """One bridge, its subnet and its leases.
 
-    Owns the directory ROOT/networks/BRIDGE. Every method blocks (``attach``, ``release`` and
-    ``lookup`` for microseconds, ``ensure``, ``orphans`` and ``remove`` for milliseconds: call them
-    in a thread) and must not run while another one runs.
+    Owns the directory ROOT/networks/BRIDGE and a netlink socket (``close`` it). Every method
+    blocks: ``ensure``, ``orphans`` and ``remove`` for milliseconds, the others for microseconds
+    unless they wait for one of those. Any thread may call any method at any time.
 
     Raises:
         InvalidParameter: the bridge's name or the subnet cannot be used.
@@ -77,6 +79,12 @@ class Network:
         directory = Path(root) / "networks" / bridge / "leases"
         self._leases = Leases(directory, self.subnet, self.gateway.ip)
         self._bridge_ifindex = 0
+        self._lock = threading.RLock()
+        """Orders everything but ``counters``, which must not wait behind ``ensure``."""
+        self._counters_lock = threading.Lock()
+        self._counters: LinkCounters | None = None
+        self._ifindexes: dict[str, int] = {}
+        """Container id to the index of its host link, as far as known; the lease has its name."""
         # Chosen here because the kernel honours the index inside only if both are given. From a
         # random start, so that daemons side by side do not meet; far above the kernel's own.
         self._next_ifindex = (1 << 24) + secrets.randbelow(1 << 29)
@@ -92,15 +100,16 @@ class Network:
             Unavailable: nft is missing or refused.
             OSError: the kernel refused.
         """
-        self._bridge_ifindex, changes = bridges.ensure(self.bridge, self.gateway, self.mtu)
-        changes += bridges.ensure_forwarding()
-        nat.ensure(self.bridge, self.subnet)
-        changes += [
-            f"chain {chain} drops forwarded packets: containers reach out only once it accepts "
-            f"those from and to {self.bridge}"
-            for chain in nat.foreign_drops(self.bridge)
-        ]
-        return changes
+        with self._lock:
+            self._bridge_ifindex, changes = bridges.ensure(self.bridge, self.gateway, self.mtu)
+            changes += bridges.ensure_forwarding()
+            nat.ensure(self.bridge, self.subnet)
+            changes += [
+                f"chain {chain} drops forwarded packets: containers reach out only once it "
+                f"accepts those from and to {self.bridge}"
+                for chain in nat.foreign_drops(self.bridge)
+            ]
+            return changes
 
     @property
     def ready(self) -> bool:
@@ -121,15 +130,17 @@ class Network:
             Conflict, Unavailable, OSError: the bridge was gone and could not be repaired, or the
                 lease could not be written.
         """
-        if not self.ready:
-            self.ensure()
         host_ifname = f"{HOST_IFNAME_PREFIX}{container_id[:7]}{secrets.token_hex(3)}"
-        lease = self._leases.acquire(container_id, host_ifname)
-        host_ifindex = self._free_ifindex()
+        with self._lock:
+            if not self.ready:
+                self.ensure()
+            lease = self._leases.acquire(container_id, host_ifname)
+            host_ifindex = self._ifindexes[container_id] = self._free_ifindex()
+            bridge_ifindex = self._bridge_ifindex
         host = encode.encode_host(
             host_ifname=host_ifname,
             host_ifindex=host_ifindex,
-            bridge_ifindex=self._bridge_ifindex,
+            bridge_ifindex=bridge_ifindex,
             mac=encode.mac_of(lease.address),
             mtu=self.mtu,
         )
@@ -146,18 +157,47 @@ class Network:
 
     def release(self, container_id: str) -> None:
         """Free the container's address; nothing happens when it holds none."""
-        self._leases.release(container_id)
+        with self._lock:
+            self._leases.release(container_id)
+            self._ifindexes.pop(container_id, None)
 
     def reconcile(self, live_ids: Collection[str]) -> list[str]:
         """Free the address of every container not in live_ids; return those containers."""
-        return [lease.container_id for lease in self._leases.reconcile(live_ids)]
+        with self._lock:
+            return [lease.container_id for lease in self._leases.reconcile(live_ids)]
+
+    def counters(self, container_id: str) -> dict[str, LinkStats] | None:
+        """Return what the container received and sent since its start, by interface inside.
+
+        A few microseconds, for one container; to be read last while its network namespace is
+        still held. None when it holds no address or its link is gone or not yet made.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        ifindex = self._ifindex(container_id)
+        if ifindex is None:
+            return None
+        with self._counters_lock:
+            if self._counters is None:
+                self._counters = LinkCounters()
+            stats = self._counters.read(ifindex)
+        return {encode.IFNAME: stats} if stats is not None else None
+
+    def close(self) -> None:
+        """Close the socket of ``counters``; bridge, table and leases stay."""
+        with self._counters_lock:
+            if self._counters is not None:
+                self._counters.close()
+                self._counters = None
 
     def orphans(self) -> list[str]:
         """Return our links on the bridge that belong to no lease.
 
         Each is held by a network namespace that outlived its container, and goes with it.
         """
-        known = {lease.host_ifname for lease in self._leases.all()}
+        with self._lock:
+            known = {lease.host_ifname for lease in self._leases.all()}
         return [
             name
             for name in bridges.ports(self.bridge)
@@ -166,9 +206,10 @@ class Network:
 
     def remove(self) -> None:
         """Remove the table and the bridge; leases stay. Running containers lose the network."""
-        nat.remove(self.bridge)
-        bridges.remove(self.bridge)
-        self._bridge_ifindex = 0
+        with self._lock:
+            nat.remove(self.bridge)
+            bridges.remove(self.bridge)
+            self._bridge_ifindex = 0
 
     def _place(self, lease: Lease) -> dict[str, Any]:
         return {
@@ -178,6 +219,21 @@ class Network:
             "mac": encode.mac_of(lease.address).hex(":"),
             "host_ifname": lease.host_ifname,
         }
+
+    def _ifindex(self, container_id: str) -> int | None:
+        """Return the index of the container's host link; by its name after a daemon's restart.
+
+        An index is never given twice, so one that is remembered cannot mean another link.
+        """
+        known = self._ifindexes.get(container_id)
+        lease = self._leases.get(container_id) if known is None else None
+        if lease is None:
+            return known
+        try:
+            found = socket.if_nametoindex(lease.host_ifname)
+        except OSError:
+            return None
+        return self._ifindexes.setdefault(container_id, found)
 
     def _free_ifindex(self) -> int:
         """Return an interface index that no link of this network namespace has."""
