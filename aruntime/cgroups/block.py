@@ -10,7 +10,7 @@ same bytes again: only leaf disks are read. On v2 ``io.stat`` is always right.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -145,15 +145,17 @@ class BlockSources:
 
     A decision is kept once made: changing the counter file in the middle of a container's life
     would look like a counter reset. Devices met later (hot-plugged) are looked up when first seen.
+
+    Args:
+        decide_all: says for every leaf disk of the host what is believed now.
     """
 
-    def __init__(self, blkio_root: str, sys_root: str = SYS_ROOT) -> None:
-        self._blkio_root = blkio_root
-        self._sys_root = sys_root
+    def __init__(self, decide_all: Callable[[], Iterable[BlkioSource]]) -> None:
+        self._decide_all = decide_all
         self._sources: dict[Device, str] = {}
 
     def record(self, decisions: Iterable[BlkioSource]) -> None:
-        """Take over the outcome of :func:`activate` or :func:`decide`."""
+        """Take over decisions, such as the outcome of :func:`activate`."""
         for decision in decisions:
             self._sources[decision.disk.device] = decision.source
 
@@ -161,7 +163,7 @@ class BlockSources:
         """Return the file to believe for a device, ``none`` for one that must not be counted."""
         known = self._sources.get(device)
         if known is None:
-            self.record(decide(self._blkio_root, leaf_disks(self._sys_root)))
+            self._sources = {d.disk.device: d.source for d in self._decide_all()} | self._sources
             known = self._sources.setdefault(device, "none")
         return known
 

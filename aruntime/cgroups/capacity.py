@@ -63,6 +63,8 @@ def check_weights(resources: Resources, sys_root: str = block.SYS_ROOT) -> None:
         KernelFeatureMissing: no disk (for a plain weight), or not the named one, uses bfq.
     """
     section_block = section(resources, "blockIO")
+    if not section_block.get("weight") and not section_block.get("weightDevice"):
+        return
     schedulers = {disk.device: disk for disk in block.all_disks(sys_root)}
     if section_block.get("weight") and not any(
         disk.scheduler == "bfq" for disk in schedulers.values()

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
 from typing import Protocol
 
-from aruntime.cgroups.stats import FastStats, Stats
+from aruntime.cgroups.parsers import find_keyed, parse_limit, parse_pressure
+from aruntime.cgroups.stats import FastStats, PidsStats, Pressure, Stats
 
-_GONE = frozenset({errno.ENOENT, errno.ENODEV})
+GONE = frozenset({errno.ENOENT, errno.ENODEV})
 """A removed cgroup answers ENODEV on a kept descriptor and ENOENT on a new open."""
 _ABSENT = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP})
 """An optional source that is not there: old kernel, or pressure information switched off."""
-_READ_SIZE = 16384
+READ_SIZE = 16384
 
 
 class Reader(Protocol):
@@ -119,10 +119,10 @@ class CounterFile:
         """
         try:
             if self._fd >= 0:
-                return os.pread(self._fd, _READ_SIZE, 0)
+                return os.pread(self._fd, READ_SIZE, 0)
             return self._read_by_name()
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 raise CgroupGone from error
             error.filename = self._name
             raise
@@ -132,7 +132,7 @@ class CounterFile:
         if self._fd < 0 and self._directory_fd < 0:
             return b""
         try:
-            return os.pread(self._fd, _READ_SIZE, 0) if self._fd >= 0 else self._read_by_name()
+            return os.pread(self._fd, READ_SIZE, 0) if self._fd >= 0 else self._read_by_name()
         except OSError as error:
             if error.errno in _ABSENT:
                 return b""
@@ -144,65 +144,48 @@ class CounterFile:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._name)
         fd = os.open(self._name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory_fd)
         try:
-            return os.read(fd, _READ_SIZE)
+            return os.read(fd, READ_SIZE)
         finally:
             os.close(fd)
 
 
-class OomKills:
-    """The OOM kills of a v1 cgroup and its descendants, which the kernel counts one by one.
+class PidsFiles:
+    """The pids controller's files of one cgroup, the same on v1 and v2."""
 
-    ``memory.oom_control`` is not hierarchical, and a removed descendant takes its count along:
-    the last value seen of each is kept, so that the sum never falls. What happens in a descendant
-    that lives between two readings only is missed.
-    """
+    def __init__(self, files: CounterFiles, directory: str) -> None:
+        self._current = files.file(directory, "pids.current")
+        self._peak = files.file(directory, "pids.peak")
+        self._limit = files.file(directory, "pids.max")
+        self._events = files.file(directory, "pids.events")
 
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-        self._seen: dict[tuple[str, int], int] = {}
-
-    def descendants_sum(self, directory_fd: int | None) -> int:
-        """Return the sum over all descendants, dead ones included."""
-        if self._has_children(directory_fd):
-            self._walk(self._directory)
-        return sum(self._seen.values())
-
-    def _has_children(self, directory_fd: int | None) -> bool:
-        """A cgroup directory has two links and one more for each child."""
-        try:
-            status = os.stat(self._directory if directory_fd is None else directory_fd)
-        except OSError as error:
-            if error.errno in _GONE:
-                return False
-            raise
-        return status.st_nlink > 2
-
-    def _walk(self, directory: str) -> None:
-        for child in _child_directories(directory):
-            try:
-                inode = os.stat(child).st_ino
-                text = _read_path(f"{child}/memory.oom_control")
-            except OSError as error:
-                if error.errno in _GONE:
-                    continue
-                raise
-            self._seen[child, inode] = int(text.rpartition(b"oom_kill ")[2] or 0)
-            self._walk(child)
+    def read(self) -> PidsStats:
+        """Read everything about tasks."""
+        return PidsStats(
+            int(self._current.read()),
+            int(self._peak.read_optional() or 0),
+            parse_limit(self._limit.read()),
+            find_keyed(self._events.read_optional(), b"max"),
+        )
 
 
-def _child_directories(directory: str) -> Sequence[str]:
-    try:
-        with os.scandir(directory) as entries:
-            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError as error:
-        if error.errno in _GONE:
-            return []
-        raise
+class UnifiedFiles:
+    """What a cgroup2 directory tells without any controller: pressure and frozen time."""
 
+    def __init__(self, files: CounterFiles, directory: str) -> None:
+        self._pressure = tuple(
+            files.file(directory, f"{name}.pressure") for name in ("cpu", "memory", "io")
+        )
+        self._local = files.file(directory, "cgroup.stat.local")
 
-def _read_path(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, _READ_SIZE)
-    finally:
-        os.close(fd)
+    def read_pressure(self) -> Pressure | None:
+        """Read the pressure totals, None where the kernel keeps none."""
+        texts = [file.read_optional() for file in self._pressure]
+        if not all(texts):
+            return None
+        (cpu, _), memory, io = (parse_pressure(text) for text in texts)
+        return Pressure(cpu, *memory, *io)
+
+    def read_frozen_usec(self) -> int | None:
+        """Read the time frozen, None before Linux 6.18."""
+        text = self._local.read_optional()
+        return find_keyed(text, b"frozen_usec") if b"frozen_usec" in text else None

@@ -7,6 +7,7 @@ around. The root cgroup is never read: its memory.stat takes seconds on some hos
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from aruntime.cgroups.block import BlockSources
 from aruntime.cgroups.driver import Cgroup
@@ -15,18 +16,22 @@ from aruntime.cgroups.parsers import (
     find_keyed,
     flat_keyed_picker,
     parse_blkio,
-    parse_limit,
     parse_limit_v1,
-    parse_pressure,
 )
-from aruntime.cgroups.reader import CgroupGone, CounterFile, CounterFiles, OomKills
+from aruntime.cgroups.reader import (
+    GONE,
+    READ_SIZE,
+    CgroupGone,
+    CounterFile,
+    CounterFiles,
+    PidsFiles,
+    UnifiedFiles,
+)
 from aruntime.cgroups.stats import (
     BlkioStats,
     CpuStats,
     FastStats,
     MemoryStats,
-    PidsStats,
-    Pressure,
     Stats,
     ThrottlingStats,
 )
@@ -174,7 +179,7 @@ class MemoryFiles:
             memsw_failcnt=int(self._memsw_failcnt.read_optional() or 0),
             page_faults=faults,
             major_page_faults=major,
-            oom_kills=own_kills + self._oom_kills.descendants_sum(None),
+            oom_kills=own_kills + self._oom_kills.descendants_sum(),
         )
 
 
@@ -220,43 +225,60 @@ def _blkio_stats(device: Device, source: str, moved: _Counts, operations: _Count
     )
 
 
-class PidsFiles:
-    """The pids controller's files of one cgroup, the same on v1 and v2."""
+class OomKills:
+    """The OOM kills of a v1 cgroup and its descendants, which the kernel counts one by one.
 
-    def __init__(self, files: CounterFiles, directory: str) -> None:
-        self._current = files.file(directory, "pids.current")
-        self._peak = files.file(directory, "pids.peak")
-        self._limit = files.file(directory, "pids.max")
-        self._events = files.file(directory, "pids.events")
+    ``memory.oom_control`` is not hierarchical, and a removed descendant takes its count along:
+    the last value seen of each is kept, so that the sum never falls. What happens in a descendant
+    that lives between two readings only is missed.
+    """
 
-    def read(self) -> PidsStats:
-        """Read everything about tasks."""
-        return PidsStats(
-            int(self._current.read()),
-            int(self._peak.read_optional() or 0),
-            parse_limit(self._limit.read()),
-            find_keyed(self._events.read_optional(), b"max"),
-        )
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._seen: dict[tuple[str, int], int] = {}
+
+    def descendants_sum(self) -> int:
+        """Return the sum over all descendants, dead ones included."""
+        if self._has_children():
+            self._walk(self._directory)
+        return sum(self._seen.values())
+
+    def _has_children(self) -> bool:
+        """A cgroup directory has two links and one more for each child."""
+        try:
+            status = os.stat(self._directory)
+        except OSError as error:
+            if error.errno in GONE:
+                return False
+            raise
+        return status.st_nlink > 2
+
+    def _walk(self, directory: str) -> None:
+        for child in _child_directories(directory):
+            try:
+                inode = os.stat(child).st_ino
+                text = _read_path(f"{child}/memory.oom_control")
+            except OSError as error:
+                if error.errno in GONE:
+                    continue
+                raise
+            self._seen[child, inode] = int(text.rpartition(b"oom_kill ")[2] or 0)
+            self._walk(child)
 
 
-class UnifiedFiles:
-    """What a cgroup2 directory tells without any controller: pressure and frozen time."""
+def _child_directories(directory: str) -> Sequence[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError as error:
+        if error.errno in GONE:
+            return []
+        raise
 
-    def __init__(self, files: CounterFiles, directory: str) -> None:
-        self._pressure = tuple(
-            files.file(directory, f"{name}.pressure") for name in ("cpu", "memory", "io")
-        )
-        self._local = files.file(directory, "cgroup.stat.local")
 
-    def read_pressure(self) -> Pressure | None:
-        """Read the pressure totals, None where the kernel keeps none."""
-        texts = [file.read_optional() for file in self._pressure]
-        if not all(texts):
-            return None
-        (cpu, _), memory, io = (parse_pressure(text) for text in texts)
-        return Pressure(cpu, *memory, *io)
-
-    def read_frozen_usec(self) -> int | None:
-        """Read the time frozen, None before Linux 6.18."""
-        text = self._local.read_optional()
-        return find_keyed(text, b"frozen_usec") if b"frozen_usec" in text else None
+def _read_path(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, READ_SIZE)
+    finally:
+        os.close(fd)
