@@ -1,0 +1,184 @@
+"""Run the unpacking child and commit what it made: ``import`` and ``load`` as operations.
+
+Both the command line and the HTTP API come here. The child (:mod:`aruntime.images.unpack`) does
+what takes long; the event loop only waits. Cancelling an operation kills the child and removes
+what it had made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import trio
+
+import aruntime
+from aruntime import errors
+from aruntime.errors import AruntimeError, InvalidArchive, Unavailable
+from aruntime.images import changes, importing, reference
+from aruntime.images import platform as platforms
+from aruntime.images.compression import Limits
+from aruntime.images.image import Image
+from aruntime.images.index import Descriptor
+from aruntime.images.ingest import Ingest
+from aruntime.images.store import Store
+
+PACKAGES = os.path.dirname(os.path.dirname(os.path.abspath(aruntime.__file__)))
+CHILD = os.path.join(PACKAGES, "aruntime", "images", "unpack.py")
+STDERR_SHOWN = 300
+DEFAULT_MESSAGE = "Imported from -"
+
+
+@asynccontextmanager
+async def _ingesting(store: Store) -> AsyncIterator[Ingest]:
+    """Open an ingest directory; making and removing it happens off the event loop."""
+    context = store.ingest()
+    ingest = await trio.to_thread.run_sync(context.__enter__)
+    try:
+        yield ingest
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(context.__exit__, None, None, None)
+
+
+async def import_image(
+    store: Store,
+    source: int,
+    *,
+    name: str = "",
+    change: Iterable[str] = (),
+    message: str = "",
+    platform: str = "",
+    limits: Limits | None = None,
+) -> Image:
+    """Make an image of a root file system in a tar archive.
+
+    Args:
+        store: gets the image.
+        source: descriptor to read the archive from; stays the caller's.
+        name: reference as typed, or empty.
+        change: Dockerfile instructions.
+        message: for the history.
+        platform: as typed; the host's by default.
+        limits: what it may unpack to.
+
+    Raises:
+        InvalidReference: the name is malformed, or has a digest.
+        InvalidParameter: a change or the platform is malformed.
+        InvalidArchive: the archive is broken or hostile.
+        Unavailable: the disk is full.
+    """
+    full_name = ""
+    if name:
+        parsed = reference.parse(name)
+        if parsed.digest:
+            raise errors.InvalidReference(f"cannot import under the digest in {name!r}")
+        full_name = str(parsed)
+    commit = partial(
+        importing.commit_layer,
+        name=full_name,
+        config=changes.apply_changes({}, change),
+        message=message or DEFAULT_MESSAGE,
+        platform=platforms.parse(platform) if platform else platforms.host(),
+    )
+    async with _ingesting(store) as ingest:
+        layer = await _unpack(store, ingest, "import", source, limits or Limits())
+        return await trio.to_thread.run_sync(partial(commit, store, ingest, layer))
+
+
+class Loaded:
+    """One image that ``load`` brought in.
+
+    Attributes:
+        image: the image.
+        names: normalised references it was given.
+        displaced: id of the image that lost each of these names.
+    """
+
+    def __init__(self, image: Image, names: Sequence[str], displaced: dict[str, str]) -> None:
+        self.image = image
+        self.names = tuple(names)
+        self.displaced = displaced
+
+
+async def load_images(
+    store: Store, source: int, *, platform: str = "", limits: Limits | None = None
+) -> list[Loaded]:
+    """Bring in every image of a docker or OCI archive.
+
+    Args:
+        store: gets the images.
+        source: descriptor to read the archive from; stays the caller's.
+        platform: which image to take of one for several; the host's by default.
+        limits: what the archive, and each layer in it, may unpack to.
+
+    Raises:
+        InvalidArchive: the archive is broken or hostile; none of its images is there then.
+        Unavailable: the disk is full.
+    """
+    chosen = platforms.parse(platform) if platform else platforms.host()
+    async with _ingesting(store) as ingest:
+        found = await _unpack(
+            store, ingest, "load", source, limits or Limits(), platform=list(chosen)
+        )
+        return await trio.to_thread.run_sync(_commit_all, store, ingest, found["images"])
+
+
+def _commit_all(store: Store, ingest: Ingest, images: list[dict[str, Any]]) -> list[Loaded]:
+    loaded: list[Loaded] = []
+    for one in images:
+        manifest = Descriptor(media_type=one["media_type"], digest=one["digest"], size=one["size"])
+        image, displaced = store.commit(ingest, manifest, one["names"])
+        loaded.append(Loaded(image, one["names"], displaced))
+    return loaded
+
+
+async def _unpack(
+    store: Store, ingest: Ingest, operation: str, source: int, limits: Limits, **more: Any
+) -> dict[str, Any]:
+    """Run the child on one archive and return its result.
+
+    The child gets the archive and the store's lock, and nothing else of the daemon's.
+    """
+    request = {
+        "operation": operation,
+        "fd": source,
+        "store": store.base,
+        "ingest": ingest.path,
+        "parent": os.getpid(),
+        "limits": list(limits),
+        **more,
+    }
+    completed = await trio.run_process(
+        [sys.executable, "-I", CHILD, PACKAGES, json.dumps(request)],
+        stdin=subprocess.DEVNULL,
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+        pass_fds=(source, store.lock_fd),
+        cwd="/",
+        env={"LC_ALL": "C.UTF-8", "PATH": os.defpath},
+    )
+    try:
+        answer = json.loads(completed.stdout)
+    except ValueError:
+        said = completed.stderr.decode(errors="replace").strip()[-STDERR_SHOWN:]
+        raise Unavailable(
+            f"the unpacking process ended with code {completed.returncode}"
+            f" and no answer; {said or 'was it killed for lack of memory?'}"
+        ) from None
+    if "error" in answer:
+        raise _as_error(answer["error"])
+    result: dict[str, Any] = answer["result"]
+    return result
+
+
+def _as_error(answer: dict[str, str]) -> AruntimeError:
+    kind = InvalidArchive if answer["kind"] == "InvalidArchive" else Unavailable
+    return kind(answer["message"])
