@@ -5,8 +5,9 @@ act on the network namespace of the calling thread and block; a daemon calls the
 They look before they change, so calling again is free of effect, and they touch only the link they
 are given: several daemons with a bridge each live side by side.
 
-A bridge made here carries ALIAS. One without it was made by someone else: it is used as it is and
-given our address, but nothing else on it is changed and it is not removed.
+A bridge made here carries ALIAS (or, made by a daemon killed right then, the hardware address it
+was made with). Any other was made by someone else: it is used as it is and given our address, but
+nothing else on it is changed and it is not removed.
 
 Out of scope: what leaves the host (nat), the containers' links (encode).
 """
@@ -57,6 +58,9 @@ def ensure(name: str, gateway: IPv4Interface, mtu: int = DEFAULT_MTU) -> tuple[i
         if _kind(link) != "bridge":
             raise Conflict(f"link {name} exists and is no bridge: choose another --bridge")
         ours = link.get_attr("IFLA_IFALIAS") == ALIAS
+        if not ours and link.get_attr("IFLA_ADDRESS") == _mac(gateway):
+            _mark(ipr, index)
+            ours = True
         changes += _repair_addresses(ipr, name, index, gateway, ours)
         if ours and link.get_attr("IFLA_MTU") != mtu:
             ipr.link("set", index=index, mtu=mtu)
@@ -82,7 +86,7 @@ def ensure_forwarding(path: Path = FORWARDING) -> list[str]:
 
 
 def remove(name: str) -> bool:
-    """Remove the bridge if it is there and was made here; return whether it was removed."""
+    """Remove the bridge if it is there and carries our mark; return whether it was removed."""
     with _netlink(name) as ipr:
         link = _find(ipr, name)
         if link is None or link.get_attr("IFLA_IFALIAS") != ALIAS:
@@ -131,13 +135,25 @@ def _create(ipr: IPRoute, name: str, gateway: IPv4Interface, mtu: int) -> Any:
     """Make the bridge, down and without address; return its link.
 
     Its hardware address is fixed: a bridge without one takes the lowest of its ports', and every
-    container's ARP entry for the gateway would go stale whenever that port comes or goes.
+    container's ARP entry for the gateway would go stale whenever that port comes or goes. It also
+    tells, in the one message that makes the bridge, that it is ours.
     """
-    mac = ":".join(f"{byte:02x}" for byte in b"\x02\x42" + gateway.packed)
-    ipr.link("add", ifname=name, kind="bridge", address=mac, mtu=mtu)
-    # The alias is not taken at creation.
-    ipr.link("set", index=ipr.link_lookup(ifname=name)[0], ifalias=ALIAS)
+    ipr.link("add", ifname=name, kind="bridge", address=_mac(gateway), mtu=mtu)
     return _find(ipr, name)
+
+
+def _mark(ipr: IPRoute, index: int) -> None:
+    """Mark the bridge as ours, and keep its IPv6 chatter from being counted as containers'.
+
+    The kernel takes neither at creation.
+    """
+    quiet = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]}
+    ipr.link("set", index=index, ifalias=ALIAS, IFLA_AF_SPEC=quiet)
+
+
+def _mac(gateway: IPv4Interface) -> str:
+    """Return the hardware address of a bridge made here."""
+    return (b"\x02\x61" + gateway.packed).hex(":")
 
 
 def _repair_addresses(

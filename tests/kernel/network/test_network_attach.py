@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +44,7 @@ def addresses(name: str, family: int = socket.AF_INET) -> list[str]:
     with IPRoute() as ipr:
         index = ipr.link_lookup(ifname=name)[0]
         found = ipr.get_addr(family=family, index=index)
-        return [f"{one.get_attr('IFA_LOCAL')}/{one['prefixlen']}" for one in found]
+        return [f"{one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}" for one in found]
 
 
 def listen(address: str) -> socket.socket:
@@ -107,13 +109,15 @@ def test_attach_makes_the_links_it_announces(host: Host, network: Network) -> No
     assert container.run(addresses, "eth0") == ["10.77.0.2/24"]
 
 
-def test_a_container_that_sends_nothing_is_counted_nothing(host: Host, network: Network) -> None:
-    """No IPv6 chatter: the container's own link has no link-local address and sends no byte."""
+def test_an_idle_container_is_counted_nothing(host: Host, network: Network) -> None:
+    """No IPv6 chatter: no end of the link, nor the bridge, has a link-local address or sends."""
     attachment = host.run(network.attach, "a" * 64)
     container = host.container(attachment.netlink)
 
     assert container.run(addresses, "eth0", socket.AF_INET6) == []
-    assert container.run(link, "eth0").get_attr("IFLA_STATS64")["tx_bytes"] == 0
+    assert host.run(addresses, attachment.host_ifname, socket.AF_INET6) == []
+    assert host.run(addresses, "artest0", socket.AF_INET6) == []
+    assert container.run(addresses, "lo", socket.AF_INET6) == ["::1/128"]
 
 
 def test_dropping_the_namespace_removes_the_link(host: Host, network: Network) -> None:
@@ -224,6 +228,61 @@ def test_a_bridge_deleted_by_hand_is_repaired(host: Host, network: Network) -> N
     assert talk(host, container, attachment.gateway) == attachment.ip
 
 
+class Killed(BaseException):
+    """Stands for the daemon's death: nothing of ours catches it."""
+
+
+def mortal(lives: int) -> Callable[[], IPRoute]:
+    """Return a maker of netlink sockets that end with Killed once ``lives`` changes were made."""
+    left = lives
+
+    def counted(change: Callable[..., Any]) -> Callable[..., Any]:
+        def change_or_die(command: str, **request: Any) -> Any:
+            nonlocal left
+            if command in {"add", "set", "del"}:
+                if not left:
+                    raise Killed
+                left -= 1
+            return change(command, **request)
+
+        return change_or_die
+
+    def open_mortal() -> IPRoute:
+        ipr = IPRoute()
+        ipr.link, ipr.addr = counted(ipr.link), counted(ipr.addr)
+        return ipr
+
+    return open_mortal
+
+
+@pytest.mark.parametrize("lives", range(5))
+def test_killed_between_any_two_steps(
+    host: Host, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: int
+) -> None:
+    """A daemon that dies inside ensure leaves what the next one completes, and can remove."""
+    with monkeypatch.context() as dying:
+        dying.setattr("pyroute2.IPRoute", mortal(lives))
+        dying.setattr(nat, "ensure", die)  # the step after the bridge
+        with pytest.raises(Killed):
+            host.run(network.ensure)
+    assert ("artest0" in host.run(link_names)) == (lives > 0)
+
+    successor = Network("artest0", SUBNET, tmp_path)
+    attachment = host.run(successor.attach, "a" * 64)
+    container = host.container(attachment.netlink)
+    assert talk(host, container, attachment.gateway) == attachment.ip
+    assert host.run(link, "artest0").get_attr("IFLA_IFALIAS") == bridges.ALIAS
+
+    host.run(successor.remove)
+    assert host.run(ruleset) == ""
+    assert "artest0" not in host.run(link_names)
+
+
+def die(*_: object) -> None:
+    """Stand for the daemon's death."""
+    raise Killed
+
+
 @pytest.mark.parametrize("fault", ["down", "address", "mtu", "table"])
 def test_ensure_repairs(host: Host, network: Network, fault: str) -> None:
     """Whatever was undone by hand is there again after ensure."""
@@ -256,6 +315,29 @@ def state_of(name: str) -> tuple[Any, ...]:
     """Return what ensure promises of a bridge."""
     found = link(name)
     return found["state"], found.get_attr("IFLA_MTU"), addresses(name)
+
+
+def test_threads_attach_and_release_together(host: Host, tmp_path: Path) -> None:
+    """A hundred starts and stops from eight threads: no address twice, no lease left."""
+    network = Network("artest0", SUBNET, tmp_path)
+    held: set[str] = set()
+
+    def start_and_stop(number: int) -> None:
+        attachment = network.attach(f"{number:064x}")
+        assert attachment.ip not in held
+        held.add(attachment.ip)
+        held.remove(attachment.ip)
+        network.release(f"{number:064x}")
+
+    def everything() -> None:
+        # Threads made here live in the network namespace of their maker.
+        with ThreadPoolExecutor(max_workers=8) as threads:
+            list(threads.map(start_and_stop, range(100)))
+
+    host.run(everything)
+
+    assert network.reconcile(()) == []
+    assert list((tmp_path / "networks/artest0/leases").iterdir()) == []
 
 
 def test_two_bridges_side_by_side(host: Host, tmp_path: Path) -> None:

@@ -95,8 +95,9 @@ def test_counters_survive_the_daemon(host: Host, network: Network, tmp_path: Pat
     """The next daemon finds the link by the name in the lease."""
     attachment = host.run(network.attach, "a" * 64)
     container = host.container(attachment.netlink)
-    with container.run(udp, attachment.ip) as source:
-        source.sendto(b"x" * 100, (attachment.gateway, 9))
+    with container.run(udp, attachment.ip) as source, host.run(udp, attachment.gateway) as sink:
+        source.sendto(bytes(100), sink.getsockname())
+        sink.recv(200)
 
     with closing(Network("artest0", "10.77.0.0/24", tmp_path)) as successor:
         found = host.run(successor.counters, "a" * 64)
