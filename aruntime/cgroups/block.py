@@ -91,37 +91,30 @@ def _scheduler(directory: str) -> str:
     return rest.partition("]")[0] if bracket else "none"
 
 
-def activate(blkio_group: str, disks: Iterable[Disk]) -> list[BlkioSource]:
+def activate(blkio_root: str, blkio_group: str, disks: Iterable[Disk]) -> list[BlkioSource]:
     """Switch the throttle counters of the disks on and decide which file to believe.
 
-    Writing the rule freezes the disk's queue for an instant, the first time only. A disk that
-    already has a rule in this group is counted already and its rule is left alone.
+    Writing the rule freezes the disk's queue for an instant, the first time only. A disk that is
+    counted already (older kernels, an earlier run, somebody's limit) is left alone.
 
     Args:
-        blkio_group: directory of a non-root v1 blkio cgroup of ours.
+        blkio_root: the root directory of the v1 blkio hierarchy.
+        blkio_group: directory of a non-root cgroup of ours in it.
         disks: usually :func:`leaf_disks`.
     """
-    limited = _limited_devices(f"{blkio_group}/{READ_BPS}")
-    results = []
-    for disk in disks:
-        activated, error = False, ""
-        if limited is not None and disk.device not in limited:
-            try:
-                write_file(f"{blkio_group}/{READ_BPS}", f"{disk.major}:{disk.minor} 0")
-                activated = True
-            except OSError as failure:
-                error = failure.strerror or str(failure)
-        counted = activated or (limited is not None and disk.device in limited)
-        results.append(BlkioSource(disk, _source(disk, counted), activated, error))
-    return results
+    return [
+        present if present.source == "throttle" else _activate(blkio_group, present)
+        for present in decide(blkio_root, disks)
+    ]
 
 
-def _limited_devices(path: str) -> set[Device] | None:
-    """Return the devices with a rule in a throttle file, None if there is no such file."""
-    content = read_optional(path)
-    if content is None:
-        return None
-    return {parse_device(line.split()[0]) for line in content.splitlines()}
+def _activate(blkio_group: str, present: BlkioSource) -> BlkioSource:
+    disk = present.disk
+    try:
+        write_file(f"{blkio_group}/{READ_BPS}", f"{disk.major}:{disk.minor} 0")
+    except OSError as error:
+        return BlkioSource(disk, present.source, False, error.strerror or str(error))
+    return BlkioSource(disk, "throttle", True, "")
 
 
 def decide(blkio_root: str, disks: Iterable[Disk]) -> list[BlkioSource]:
@@ -129,8 +122,7 @@ def decide(blkio_root: str, disks: Iterable[Disk]) -> list[BlkioSource]:
 
     The throttle counters of a disk are at work if the root cgroup shows a line for it.
     """
-    content = read_optional(f"{blkio_root}/{THROTTLE_BYTES}")
-    counted = parse_blkio(content or b"")
+    counted = parse_blkio(read_optional(f"{blkio_root}/{THROTTLE_BYTES}") or b"")
     return [BlkioSource(disk, _source(disk, disk.device in counted), False, "") for disk in disks]
 
 

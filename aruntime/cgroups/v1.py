@@ -100,7 +100,7 @@ class V1Driver(Lifecycle):
             return []
         self._ensure_parent()
         group = self.cgroup_at(self.parent).directories["blkio"]
-        decisions = block.activate(group, block.leaf_disks())
+        decisions = block.activate(self.hierarchy.v1["blkio"], group, block.leaf_disks())
         self._sources.record(decisions)
         return decisions
 
