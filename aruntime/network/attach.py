@@ -51,6 +51,8 @@ class Attachment(Endpoint):
     """Interface index the host end will have; it never had another owner in this daemon's life."""
     netlink: dict[str, Any] = field(repr=False)
     """The launch payload's entry: base64 batches ``host`` and ``inside``, and ``netns_fd``."""
+    repairs: tuple[str, ...] = ()
+    """What ``ensure`` had to do for it, for the log; empty but for the first container."""
 
 
 def without_network() -> dict[str, Any]:
@@ -103,7 +105,9 @@ class Network:
         with self._lock:
             self._bridge_ifindex, changes = bridges.ensure(self.bridge, self.gateway, self.mtu)
             changes += bridges.ensure_forwarding()
-            nat.ensure(self.bridge, self.subnet)
+            if not nat.present(self.bridge):
+                changes.append(f"wrote nftables table ip {self.bridge}")
+            nat.ensure(self.bridge, self.subnet)  # also repairs one that is there but altered
             changes += [
                 f"chain {chain} drops forwarded packets: containers reach out only once it "
                 f"accepts those from and to {self.bridge}"
@@ -113,27 +117,28 @@ class Network:
 
     @property
     def ready(self) -> bool:
-        """Whether the bridge is the one ``ensure`` saw last (nobody deleted it since)."""
+        """Whether bridge and table are still there as ``ensure`` left them (some 20 µs)."""
         try:
-            return self._bridge_ifindex == socket.if_nametoindex(self.bridge)
+            same = self._bridge_ifindex == socket.if_nametoindex(self.bridge)
         except OSError:
             return False
+        return same and nat.present(self.bridge)
 
     def attach(self, container_id: str) -> Attachment:
         """Lease an address and encode what connects the container, for its next start.
+
+        Makes or repairs the bridge and its table first when they are not there.
 
         Repeating it before ``release`` keeps the address; the link's name is new each time, since
         the link of an earlier start vanishes some time after its namespace.
 
         Raises:
             AddressPoolExhausted: no address is free.
-            Conflict, Unavailable, OSError: the bridge was gone and could not be repaired, or the
-                lease could not be written.
+            Conflict, Unavailable, OSError: as ``ensure``, or the lease could not be written.
         """
         host_ifname = f"{HOST_IFNAME_PREFIX}{container_id[:7]}{secrets.token_hex(3)}"
         with self._lock:
-            if not self.ready:
-                self.ensure()
+            repairs = () if self.ready else tuple(self.ensure())
             lease = self._leases.acquire(container_id, host_ifname)
             host_ifindex = self._ifindexes[container_id] = self._free_ifindex()
             bridge_ifindex = self._bridge_ifindex
@@ -147,7 +152,10 @@ class Network:
         address = IPv4Interface((lease.address, self.subnet.prefixlen))
         inside = encode.encode_inside(address, int(self.gateway.ip))
         return Attachment(
-            **self._place(lease), host_ifindex=host_ifindex, netlink=_payload(host, inside)
+            **self._place(lease),
+            host_ifindex=host_ifindex,
+            netlink=_payload(host, inside),
+            repairs=repairs,
         )
 
     def lookup(self, container_id: str) -> Endpoint | None:

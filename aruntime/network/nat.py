@@ -16,6 +16,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
+import struct
 import subprocess
 from ipaddress import IPv4Network
 
@@ -25,6 +27,16 @@ SEARCH_PATH = os.pathsep.join(("/usr/sbin", "/sbin", "/usr/bin", "/usr/local/sbi
 ERROR_MISSING_NFT = (
     "the nft program is missing and bridge networking needs it: apt-get install nftables"
 )
+
+NETLINK_NETFILTER = 12
+NFT_MSG_GETTABLE = 0x0A01
+"""NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE of linux/netfilter/nf_tables.h."""
+NFT_MSG_NEWTABLE = 0x0A00
+NLM_F_REQUEST = 0x1
+NFTA_TABLE_NAME = 1
+
+_GETTABLE = struct.Struct("=IHHIIBBHHH16s")
+"""nlmsghdr, nfgenmsg (family, version, resource), one attribute: the name, padded with NUL."""
 
 
 def ruleset(bridge: str, subnet: IPv4Network) -> str:
@@ -53,6 +65,33 @@ def ensure(bridge: str, subnet: IPv4Network) -> None:
         Unavailable: nft is missing, or refused the rules.
     """
     _nft("-f", "-", script=ruleset(bridge, subnet))
+
+
+def present(bridge: str) -> bool:
+    """Return whether the table is there: reloading a firewall's own rules often flushes all.
+
+    Asked of the kernel directly, some 15 µs where starting nft takes 5 ms: part of every start.
+    """
+    request = _GETTABLE.pack(
+        _GETTABLE.size,
+        NFT_MSG_GETTABLE,
+        NLM_F_REQUEST,
+        0,
+        0,
+        socket.AF_INET,
+        0,
+        0,
+        4 + 16,
+        NFTA_TABLE_NAME,
+        bridge.encode("ascii"),
+    )
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
+            netlink.send(request)
+            kind: int = struct.unpack_from("=4xH", netlink.recv(4096))[0]
+    except OSError:
+        return False  # a kernel that has not loaded nftables yet: nft will, or say why not
+    return kind == NFT_MSG_NEWTABLE
 
 
 def remove(bridge: str) -> None:

@@ -212,6 +212,7 @@ def test_ensure_reports_and_is_idempotent(host: Host, network: Network) -> None:
         "gave artest0 the address 10.77.0.1/24",
         "brought artest0 up",
         "set net.ipv4.ip_forward to 1",
+        "wrote nftables table ip artest0",
     ]
     assert host.run(network.ensure) == []
     assert (host.run(ruleset), host.run(link, "artest0")["index"]) == before
@@ -281,6 +282,21 @@ def test_killed_between_any_two_steps(
 def die(*_: object) -> None:
     """Stand for the daemon's death."""
     raise Killed
+
+
+def test_a_flushed_firewall_is_repaired(host: Host, network: Network) -> None:
+    """After ``nft flush ruleset`` the next attach brings our table back, and says so once."""
+    network_repairs = host.run(network.attach, "a" * 64).repairs
+    good = host.run(ruleset)
+    host.run(subprocess.run, ["/usr/sbin/nft", "flush", "ruleset"], check=True)
+    assert not host.run(nat.present, "artest0")
+
+    attachment = host.run(network.attach, "b" * 64)
+
+    assert "made bridge artest0" in network_repairs
+    assert attachment.repairs == ("wrote nftables table ip artest0",)
+    assert host.run(ruleset) == good
+    assert host.run(network.attach, "c" * 64).repairs == ()
 
 
 @pytest.mark.parametrize("fault", ["down", "address", "mtu", "table"])
