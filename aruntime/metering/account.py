@@ -16,6 +16,7 @@ Out of scope: the arithmetic (:mod:`aruntime.metering.integrals`), reading files
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -78,8 +79,8 @@ class Reading(NamedTuple):
     """The billed memory number: usage without inactive page cache, in bytes."""
     counters: tuple[int | None, ...] | None = None
     """In the order of :data:`COUNTERS`; an entry is None where the kernel does not count it."""
-    block: dict[str, Ints] | None = None
-    network: dict[str, Ints] | None = None
+    block: Mapping[str, Ints] | None = None
+    network: Mapping[str, Ints] | None = None
     process: ProcessIo | None = None
     memory_peak: int = 0
 

@@ -8,6 +8,7 @@ into running and paused.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -277,7 +278,7 @@ def grow(total: Ints, base: Ints, raw: Ints) -> tuple[Ints, bool]:
 
 
 def _grow_each(
-    totals: dict[str, Ints], bases: dict[str, Ints], raws: dict[str, Ints]
+    totals: dict[str, Ints], bases: dict[str, Ints], raws: Mapping[str, Ints]
 ) -> tuple[dict[str, Ints], dict[str, Ints], bool]:
     """Grow one tuple per device; a device that is not listed this time keeps its baseline."""
     if raws == bases:

@@ -10,11 +10,8 @@ containers that were not taken back yet would seem to fall.
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterable
-from functools import partial
-from typing import NamedTuple
 
 import msgspec
 import trio
@@ -22,7 +19,7 @@ import trio
 from aruntime.cgroups.block import BlkioSource
 from aruntime.cgroups.driver import Driver
 from aruntime.metering import capture, ending, sampler
-from aruntime.metering.account import Account, Totals
+from aruntime.metering.account import Account
 from aruntime.metering.clock import WallClock, boot_id, boottime_ns
 from aruntime.metering.commit import GroupCommit
 from aruntime.metering.ending import OOM_KILLS, Final
@@ -30,6 +27,8 @@ from aruntime.metering.export import View
 from aruntime.metering.health import Health
 from aruntime.metering.host import HostMeter, cpu_count
 from aruntime.metering.integrals import add_restart, begin
+from aruntime.metering.readers import access_to
+from aruntime.metering.snapshot import Snapshot, snapshot_of
 from aruntime.metering.subject import MeterSubject, NetworkRead, Subject
 from aruntime.metering.totals import Record, TotalsFile
 
@@ -37,23 +36,6 @@ DEFAULT_POLL_SECONDS = 1.0
 DEFAULT_SLOW_SECONDS = 10.0
 DEFAULT_LINGER_SECONDS = 180.0
 """Ended containers keep their counters for three scrapes of a minute."""
-
-READER_FDS = 22
-"""Descriptors of a reader that keeps its files open."""
-
-
-class Snapshot(NamedTuple):
-    """Latest numbers of a container, for ``aruntime stats``; levels are 0 once it has ended."""
-
-    boot_ns: int
-    """When, as CLOCK_BOOTTIME: rates divide by differences of it."""
-    status: str
-    totals: Totals
-    memory_usage_bytes: int
-    memory_working_set_bytes: int
-    memory_limit_bytes: int
-    """0: no limit."""
-    pids: int
 
 
 class Meter:
@@ -178,6 +160,9 @@ class Meter:
         if account.status == "exited":
             return
         found_ns = await trio.to_thread.run_sync(added.adopt, status, started)
+        # Containers taken back together have their slow readings spread over the interval.
+        phase = len(self._subjects) % max(1, round(self.slow_seconds / self.poll_seconds))
+        added.slow_due_ns = now + round(phase * self.poll_seconds * 1e9)
         if self._host is not None:
             self._host.exclude(found_ns)
         self._offer(added, "start")
@@ -205,9 +190,8 @@ class Meter:
 
     def rename(self, container_id: str, name: str) -> None:
         """Show a container under another name from now on."""
-        found = self._subjects.get(container_id)
-        if found is not None:
-            found.about = msgspec.structs.replace(found.about, name=name)
+        if subject := self._subjects.get(container_id):
+            subject.about = msgspec.structs.replace(subject.about, name=name)
 
     def update(self, subject: MeterSubject) -> None:
         """Show changed limits, labels or policies from now on."""
@@ -237,7 +221,7 @@ class Meter:
         subject = self._subjects.get(container_id)
         if subject is None:
             return
-        await trio.to_thread.run_sync(self._sample, subject)
+        await trio.to_thread.run_sync(sampler.sample_now, subject, self.health)
         self._offer(subject, reason)
 
     async def exec_final(self, container_id: str, pid: int) -> bool:
@@ -254,7 +238,7 @@ class Meter:
             return False
         if not await trio.to_thread.run_sync(ending.count_exec, subject, pid):
             return False
-        return await self._commits.commit(self._record(subject, "exec"))
+        return await self._commit(subject, "exec")
 
     # The end.
 
@@ -280,7 +264,7 @@ class Meter:
         subject.exit_code = exit_code
         subject.finished_ns = time.time_ns()
         subject.drop_at_ns = boottime_ns() + round(self.linger_seconds * 1e9)
-        durable = await self._commits.commit(self._record(subject, "exit"))
+        durable = await self._commit(subject, "exit")
         account = subject.account
         return Final(container_id, exit_code, account.raw[OOM_KILLS], account.totals, durable)
 
@@ -295,7 +279,7 @@ class Meter:
             return False
         grown = await trio.to_thread.run_sync(ending.recheck, subject, self.health)
         if grown:
-            await self._commits.commit(self._record(subject, "exit"))
+            await self._commit(subject, "exit")
         return grown
 
     def unregister(self, container_id: str) -> None:
@@ -310,7 +294,7 @@ class Meter:
         Its counters are still exported until they have lingered.
         """
         subject = self._subjects.get(container_id)
-        if subject is None:
+        if subject is None or subject.removed:
             return
         subject.release()
         with self._file.lock:
@@ -324,21 +308,7 @@ class Meter:
     def snapshot(self, container_id: str) -> Snapshot | None:
         """Latest numbers of a container, None when it is unknown."""
         subject = self._subjects.get(container_id)
-        if subject is None:
-            return None
-        fast, stats = subject.fast, subject.stats
-        live = subject.is_live
-        memory = stats.memory if live and stats is not None else None
-        pids = stats.pids if live and stats is not None else None
-        return Snapshot(
-            boot_ns=subject.polled_boot_ns,
-            status=subject.account.status,
-            totals=subject.account.totals,
-            memory_usage_bytes=fast.memory_usage_bytes if live and fast is not None else 0,
-            memory_working_set_bytes=fast.working_set_bytes if live and fast is not None else 0,
-            memory_limit_bytes=memory.limit_bytes if memory is not None else 0,
-            pids=pids.current if pids is not None else 0,
-        )
+        return snapshot_of(subject) if subject is not None else None
 
     def view(self) -> View:
         """Everything exporters show, at one instant. Safe in any thread."""
@@ -369,50 +339,38 @@ class Meter:
         previous = self._subjects.get(about.id)
         if previous is not None:
             previous.release()
-        cgroup = about.cgroup
-        opener = None
-        if cgroup is not None:
-            opener = partial(self._driver.open_reader, cgroup, keep_open=self._may_keep_open())
+        access = None
+        if about.cgroup is not None:
+            access = access_to(self._driver, about.cgroup, len(self._subjects))
         added = Subject(
-            about, account, opener, health=self.health, cores=self._cores, network=self.network
+            about, account, access, health=self.health, cores=self._cores, network=self.network
         )
-        # Slow readings of containers taken back together are spread over the slow interval.
-        cycles = max(1, round(self.slow_seconds / self.poll_seconds))
-        phase = len(self._subjects) % cycles
-        added.slow_due_ns = boottime_ns() + round(phase * self.poll_seconds * 1e9)
         with self._file.lock:
             self._subjects[about.id] = added
         return added
-
-    def _may_keep_open(self) -> bool:
-        """Whether one more reader with all files open leaves half the descriptors free."""
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return (len(self._subjects) + 1) * READER_FDS < limit // 2
 
     def _record(self, subject: Subject, reason: str) -> Record:
         about = subject.about
         return Record(about.id, about.tenant, subject.account, reason, forget=subject.removed)
 
     def _offer(self, subject: Subject, reason: str) -> None:
-        self._commits.offer(self._record(subject, reason))
-        self._commit_wanted.set()
+        """Hand the account to the disk without waiting; a forgotten one never again.
 
-    def _sample(self, subject: Subject) -> None:
-        try:
-            subject.sample(slow=True)
-        except (OSError, ValueError) as error:
-            self.health.polls_failed[sampler.controller_of(error)] += 1
+        Its last record drops it, and a later one would add its whole usage a second time.
+        """
+        if not subject.removed or reason == "remove":
+            self._commits.offer(self._record(subject, reason))
+            self._commit_wanted.set()
+
+    async def _commit(self, subject: Subject, reason: str) -> bool:
+        """As :meth:`_offer`, and wait for the disk; whether it took the account."""
+        if subject.removed:
+            return False
+        return await self._commits.commit(self._record(subject, reason))
 
     def _tick(self, subjects: list[Subject]) -> list[Subject]:
-        start = time.monotonic_ns()
-        complete = sampler.tick(
-            subjects, slow_interval_ns=round(self.slow_seconds * 1e9), health=self.health
-        )
-        self.health.poll_duration.observe_ns(time.monotonic_ns() - start)
-        self.health.last_poll_ns = time.time_ns()
-        if self._clock.check(wall_ns=time.time_ns(), boot_ns=boottime_ns()):
-            self.health.anomalies["clock_step"] += 1
-        return complete
+        slow_interval_ns = round(self.slow_seconds * 1e9)
+        return sampler.cycle(subjects, slow_interval_ns, self.health, self._clock)
 
     async def _poll(self) -> None:
         """The polling loop, on an absolute schedule; a late cycle is counted, not made up."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 
 from aruntime.cgroups.stats import BlkioStats, FastStats, Stats
 from aruntime.metering.account import Ints, ProcessIo, Reading
@@ -27,7 +28,7 @@ def from_stats(
     boot_ns: int,
     *,
     process: ProcessIo | None = None,
-    network: dict[str, Ints] | None = None,
+    network: Mapping[str, Ints] | None = None,
 ) -> Reading:
     """A reading of everything."""
     memory = stats.memory

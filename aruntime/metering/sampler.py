@@ -1,9 +1,8 @@
 """One polling cycle over all containers, in a worker thread.
 
 A cycle reads the billed numbers of every container and everything of those whose slow reading is
-due. It lets go of the interpreter lock again and again (each pread does, and an explicit yield
-between chunks), so the event loop goes on beside it. Out of scope: when cycles run
-(:mod:`aruntime.metering.meter`).
+due. It lets go of the interpreter lock at each pread, many times in a millisecond, so the event
+loop goes on beside it. Out of scope: when cycles run (:mod:`aruntime.metering.meter`).
 """
 
 from __future__ import annotations
@@ -12,12 +11,22 @@ import os
 import time
 from collections.abc import Iterable
 
-from aruntime.metering.clock import boottime_ns
+from aruntime.metering.clock import WallClock, boottime_ns
 from aruntime.metering.health import Health
 from aruntime.metering.subject import Subject
 
-CHUNK = 32
-"""Containers between two explicit yields of the interpreter lock: about a millisecond of work."""
+
+def cycle(
+    subjects: Iterable[Subject], slow_interval_ns: int, health: Health, clock: WallClock
+) -> list[Subject]:
+    """One cycle with its own bookkeeping; returns the subjects that were read completely."""
+    start = time.monotonic_ns()
+    complete = tick(subjects, slow_interval_ns=slow_interval_ns, health=health)
+    health.poll_duration.observe_ns(time.monotonic_ns() - start)
+    health.last_poll_ns = time.time_ns()
+    if clock.check(wall_ns=health.last_poll_ns, boot_ns=boottime_ns()):
+        health.anomalies["clock_step"] += 1
+    return complete
 
 
 def tick(subjects: Iterable[Subject], *, slow_interval_ns: int, health: Health) -> list[Subject]:
@@ -27,9 +36,7 @@ def tick(subjects: Iterable[Subject], *, slow_interval_ns: int, health: Health) 
     others from being read.
     """
     complete = []
-    for number, subject in enumerate(subjects):
-        if number % CHUNK == CHUNK - 1:
-            time.sleep(0)
+    for subject in subjects:
         now = boottime_ns()
         slow = now >= subject.slow_due_ns
         try:
@@ -38,9 +45,19 @@ def tick(subjects: Iterable[Subject], *, slow_interval_ns: int, health: Health) 
             health.polls_failed[controller_of(error)] += 1
             continue
         if slow and read:
-            subject.slow_due_ns = max(subject.slow_due_ns + slow_interval_ns, now)
+            # On a schedule of its own, but never owed: a late reading is not made up.
+            subject.slow_due_ns = max(subject.slow_due_ns, now - slow_interval_ns)
+            subject.slow_due_ns += slow_interval_ns
             complete.append(subject)
     return complete
+
+
+def sample_now(subject: Subject, health: Health) -> None:
+    """A forced complete reading; a failure is counted as in a cycle."""
+    try:
+        subject.sample(slow=True)
+    except (OSError, ValueError) as error:
+        health.polls_failed[controller_of(error)] += 1
 
 
 def controller_of(error: OSError | ValueError) -> str:

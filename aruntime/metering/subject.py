@@ -8,7 +8,7 @@ microseconds of one reading. All methods that read block; call them in a worker 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from aruntime.metering.account import Account, Ints, ProcessIo, Reading
 from aruntime.metering.clock import boottime_ns
 from aruntime.metering.health import Health
 from aruntime.metering.integrals import advance, bridge_gap, close, flag_estimate, transition
+from aruntime.metering.readers import Access
 from aruntime.metering.reading import GONE, from_fast, from_stats, read_tree_io
 from aruntime.metering.totals import tenant_share
 
@@ -49,7 +50,7 @@ class MeterSubject(msgspec.Struct, frozen=True, kw_only=True):
     """Where its counters are; None when it has no cgroup at present."""
 
 
-NetworkRead = Callable[[str], dict[str, Ints] | None]
+NetworkRead = Callable[[str], Mapping[str, Ints] | None]
 """Container id to counters per interface (see account.NETWORK_COUNTERS), None without any."""
 
 
@@ -70,7 +71,7 @@ class Subject:
         self,
         about: MeterSubject,
         account: Account,
-        open_reader: Callable[[], Reader] | None,
+        access: Access | None,
         *,
         health: Health,
         cores: int,
@@ -92,14 +93,14 @@ class Subject:
         self._health = health
         self._cores = cores
         self._network = network
-        self._open_reader = open_reader
+        self._access = access
         self._reader: Reader | None = None
         self._lock = threading.Lock()
 
     @property
     def is_live(self) -> bool:
         """Whether there is a cgroup to be read and a life to be accounted."""
-        return self._open_reader is not None and self.account.status != "exited"
+        return self._access is not None and self.account.status != "exited"
 
     def sample(self, *, slow: bool, clock: Callable[[], int] = boottime_ns) -> bool:
         """Take one reading into the account; False when the cgroup is gone or has ended.
@@ -182,7 +183,7 @@ class Subject:
     def release(self) -> None:
         """Close the reader; the subject keeps its account and takes no more readings."""
         with self._lock:
-            self._open_reader = None
+            self._access = None
             if self._reader is not None:
                 self._reader.close()
                 self._reader = None
@@ -209,6 +210,8 @@ class Subject:
             if error.errno in GONE:
                 return None
             raise
+        finally:
+            self._let_go()
         if fast is None:
             return None
         end = clock()
@@ -220,13 +223,28 @@ class Subject:
             return from_fast(fast, middle)
         self.stats = stats
         self.has_pressure = stats.pressure is not None
-        network = self._network(self.about.id) if self._network is not None else None
-        return from_stats(stats, middle, process=process, network=network)
+        return from_stats(stats, middle, process=process, network=self._read_network())
+
+    def _read_network(self) -> Mapping[str, Ints] | None:
+        """Interface counters; a failure costs this sample of them, not the whole reading."""
+        if self._network is None:
+            return None
+        try:
+            return self._network(self.about.id)
+        except OSError:
+            self._health.polls_failed["network"] += 1
+            return None
 
     def _opened(self) -> Reader | None:
-        if self._reader is None and self._open_reader is not None:
-            self._reader = self._open_reader()
+        if self._reader is None and self._access is not None:
+            self._reader = self._access.open()
         return self._reader
+
+    def _let_go(self) -> None:
+        """Close the reader after a reading where descriptors are short."""
+        if self._reader is not None and self._access is not None and not self._access.is_kept:
+            self._reader.close()
+            self._reader = None
 
     def _take(self, reading: Reading, *, hold: bool = False) -> None:
         self.account, anomalies = advance(self.account, reading, cores=self._cores, hold=hold)

@@ -23,7 +23,7 @@ from aruntime.metering.totals import TenantTotals
 from aruntime_exporters.families import PREFIX
 from aruntime_exporters.values import NS, Value
 
-CONTROLLERS = ("cpuacct", "cpu", "memory", "blkio", "pids", "io", "cgroup", "process")
+CONTROLLERS = ("cpuacct", "cpu", "memory", "blkio", "pids", "io", "cgroup", "network", "process")
 """Shown at 0 before their first error."""
 
 TENANT_COUNTERS: tuple[tuple[str, str, Callable[[TenantTotals], Value]], ...] = (
