@@ -9,13 +9,13 @@ docs/performance.md). What needs more, starting a daemon or printing help withou
 
 import _socket
 import posix
-import select
 import sys
 
 from aruntime import __version__, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import select
     import signal as _signal
     from termios import _AttrReturn
 else:
@@ -112,9 +112,10 @@ class Client:
 
     def __init__(self, sock: _socket.socket) -> None:
         self.sock = sock
-        self.poller = select.poll()
+        self.poller: select.poll | None = None
         self.credits = 0
         self.stdin_open = True
+        self.stdout_used = False
         self.stdout_watched = False
         self.patience: int | None = None
         self.forwarding = False
@@ -129,17 +130,8 @@ class Client:
         decoder = wire.Decoder()
         try:
             self.send(hello(argv))
-            self.poller.register(self.sock.fileno(), select.POLLIN)
             while True:
-                ready = dict(self.poller.poll(self.patience))
-                if not ready:
-                    self.die_by(_signal.SIGPIPE)
-                if ready.get(1, 0) & select.POLLERR:
-                    self.poller.unregister(1)
-                    self.patience = READER_GONE_MS
-                if 0 in ready:
-                    self.send_stdin()
-                if self.sock.fileno() not in ready:
+                if (self.stdout_used or self.credits) and not self.wait():
                     continue
                 received = self.sock.recv(RECEIVE_BYTES)
                 if not received:
@@ -153,6 +145,32 @@ class Client:
             return self.last_words(decoder)
         finally:
             self.restore_terminal()
+
+    def wait(self) -> bool:
+        """Wait for the daemon, stdin, and whoever reads our stdout; True if the daemon spoke.
+
+        Commands that only print something short never come here.
+        """
+        import select
+
+        if self.poller is None:
+            self.poller = select.poll()
+            self.poller.register(self.sock.fileno(), select.POLLIN)
+        if self.stdout_used and not self.stdout_watched:
+            self.stdout_watched = True
+            self.poller.register(1, 0)  # POLLERR and POLLHUP come unasked
+        if self.stdin_open and self.credits:
+            self.poller.register(0, select.POLLIN)
+        ready = dict(self.poller.poll(self.patience))
+        if not ready:
+            self.die_by(_signal.SIGPIPE)
+        if 1 in ready:
+            self.poller.unregister(1)
+            self.patience = READER_GONE_MS if ready[1] & select.POLLERR else None
+        if 0 in ready:
+            self.poller.unregister(0)
+            self.send_stdin()
+        return self.sock.fileno() in ready
 
     def last_words(self, decoder: wire.Decoder) -> int:
         """The daemon closed while we were sending: print what it had said before that."""
@@ -176,8 +194,6 @@ class Client:
             self.write(2, payload)
         elif kind == wire.SEND_STDIN:
             self.credits += 1
-            if self.stdin_open and self.credits == 1:
-                self.poller.register(0, select.POLLIN)
         elif kind == wire.FORWARD_SIGNALS:
             self.forwarding = True
             self.catch(FORWARDED)
@@ -201,11 +217,14 @@ class Client:
 
         A reader that has gone kills us by SIGPIPE, as it does every other program.
         """
+        self.stdout_used = self.stdout_used or fd == 1
         rest = memoryview(payload)
         while rest:
             try:
                 rest = rest[posix.write(fd, rest) :]
             except BlockingIOError:
+                import select
+
                 writable = select.poll()
                 writable.register(fd, select.POLLOUT)
                 writable.poll()
@@ -216,9 +235,6 @@ class Client:
                 if fd == 2:
                     posix._exit(FAILED)
                 posix._exit(fail(f"cannot write to standard output: {error.strerror}"))
-        if fd == 1 and not self.stdout_watched:
-            self.stdout_watched = True
-            self.poller.register(1, 0)
 
     def send_stdin(self) -> None:
         """Spend one credit on a chunk of stdin; end of file and errors both end it."""
@@ -229,10 +245,7 @@ class Client:
         except OSError:
             chunk = b""
         self.credits -= 1
-        if not chunk:
-            self.stdin_open = False
-        if not chunk or self.credits == 0:
-            self.poller.unregister(0)
+        self.stdin_open = bool(chunk)
         self.send(wire.frame(wire.STDIN, chunk) if chunk else wire.frame(wire.STDIN_EOF))
 
     def open_for_daemon(self, flags: bytes, mode: bytes, path: bytes) -> None:
