@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from aruntime.errors import InvalidParameter
+from aruntime.errors import InvalidParameter, Unavailable
 from aruntime.network import bridge as bridges
 from aruntime.network import encode, nat
 from aruntime.network.counters import LinkCounters, LinkStats
@@ -27,6 +27,8 @@ from aruntime.network.ipam import Lease, Leases
 
 HOST_IFNAME_PREFIX = "ar"
 BRIDGE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
+MAX_PORTS = 1023
+"""Links the kernel lets a bridge have (BR_PORT_BITS of net/bridge/br_private.h; then EXFULL)."""
 LONGEST_PREFIX = 30
 """A /30 has two addresses: one for the gateway, one for a container."""
 
@@ -134,10 +136,16 @@ class Network:
 
         Raises:
             AddressPoolExhausted: no address is free.
+            Unavailable: the bridge has as many ports as the kernel allows.
             Conflict, Unavailable, OSError: as ``ensure``, or the lease could not be written.
         """
         host_ifname = f"{HOST_IFNAME_PREFIX}{container_id[:7]}{secrets.token_hex(3)}"
         with self._lock:
+            if len(self._leases) >= MAX_PORTS and self._leases.get(container_id) is None:
+                raise Unavailable(
+                    f"bridge {self.bridge} is full: the kernel allows {MAX_PORTS} containers on "
+                    "one; start another daemon with a --bridge and --subnet of its own"
+                )
             repairs = () if self.ready else tuple(self.ensure())
             lease = self._leases.acquire(container_id, host_ifname)
             host_ifindex = self._ifindexes[container_id] = self._free_ifindex()

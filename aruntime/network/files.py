@@ -1,7 +1,8 @@
 """Contents of a container's /etc/hosts, /etc/hostname and /etc/resolv.conf, by docker's rules.
 
-Text in, text out; :func:`host_resolv_conf` alone reads the host. Where the texts are stored and how
-they get into the container is the caller's. Syntax: hosts(5), hostname(5), resolv.conf(5).
+Text in, text out; only :func:`host_resolv_conf` and :func:`host_hosts` read the host. Where the
+texts are stored and how they get into the container is the caller's. Syntax: hosts(5),
+hostname(5), resolv.conf(5).
 
 Nameservers of a container with a network namespace of its own:
 
@@ -16,7 +17,7 @@ unless given; other directives (``sortlist``) are kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
@@ -52,8 +53,9 @@ def hosts(
     *,
     domainname: str = "",
     address: str = "",
-    extra_hosts: Iterable[str] = (),
+    extra_hosts: Sequence[str] = (),
     host_gateway: str = "",
+    host_text: str = "",
 ) -> str:
     """Return the content of /etc/hosts.
 
@@ -63,10 +65,14 @@ def hosts(
         address: the container's own, empty without a network of its own.
         extra_hosts: ``--add-host`` as ``name:address``; the address may be ``host-gateway``.
         host_gateway: what ``host-gateway`` stands for, empty if the host cannot be reached.
+        host_text: the host's own file, with ``--network host`` only: it is taken as it is unless
+            there are extra hosts, which could not override a name in it.
 
     Raises:
         InvalidParameter: an extra host is malformed, or host-gateway stands for nothing.
     """
+    if host_text and not extra_hosts:
+        return host_text
     extra = "".join(_extra_host(entry, host_gateway) for entry in extra_hosts)
     if not address:
         return LOCAL_HOSTS + extra
@@ -123,9 +129,18 @@ def host_resolv_conf(root: Path = Path("/")) -> str:
     return text
 
 
+def host_hosts(root: Path = Path("/")) -> str:
+    """Return the host's /etc/hosts, empty if it is missing.
+
+    Raises:
+        OSError: it exists and cannot be read.
+    """
+    return _read_if_there(root / "etc/hosts")
+
+
 def _read_if_there(path: Path) -> str:
     try:
-        return path.read_text(errors="surrogateescape")
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
         return ""
 

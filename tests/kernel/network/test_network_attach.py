@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pyroute2 import IPRoute
 
-from aruntime.errors import AddressPoolExhausted, Conflict
+from aruntime.errors import AddressPoolExhausted, Conflict, Unavailable
 from aruntime.kernel import netlink
+from aruntime.network import attach, nat
 from aruntime.network import bridge as bridges
-from aruntime.network import nat
 from aruntime.network.attach import Network, without_network
 
 if TYPE_CHECKING:
@@ -470,6 +470,17 @@ def test_an_exhausted_pool_is_an_error(host: Host, tmp_path: Path) -> None:
     network.release("a" * 64)
 
     assert host.run(network.attach, "b" * 64).ip == "10.77.0.2"
+
+
+def test_a_full_bridge_is_an_error(host: Host, tmp_path: Path) -> None:
+    """One more container than the kernel lets a bridge carry is refused before it is started."""
+    network = Network("artest0", "10.77.0.0/16", tmp_path)
+    for number in range(attach.MAX_PORTS):
+        host.run(network.attach, f"{number:064x}")
+
+    with pytest.raises(Unavailable, match="bridge artest0 is full"):
+        host.run(network.attach, "f" * 64)
+    assert host.run(network.attach, f"{0:064x}").ip == "10.77.0.2"  # a restart is none more
 
 
 def test_no_network_has_loopback_only(host: Host) -> None:

@@ -68,6 +68,19 @@ def test_hosts_without_network() -> None:
     assert files.hosts("web") == files.LOCAL_HOSTS
 
 
+def test_hosts_on_the_host_network(tmp_path: Path) -> None:
+    """The host's own file, byte for byte; with extra hosts the local names and those."""
+    assert files.host_hosts(tmp_path) == ""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/hosts").write_bytes(b"127.0.0.1 localhost box # caf\xe9\n")
+    host_text = files.host_hosts(tmp_path)
+
+    kept = files.hosts("box", host_text=host_text).encode("utf-8", "surrogateescape")
+    assert kept == (tmp_path / "etc/hosts").read_bytes()
+    text = files.hosts("box", host_text=host_text, extra_hosts=["db:10.0.0.9"])
+    assert text == files.LOCAL_HOSTS + "10.0.0.9\tdb\n"
+
+
 @pytest.mark.parametrize("entry", ["box:host-gateway", "box", "box:", ":10.0.0.1", "box:lan"])
 def test_wrong_extra_host(entry: str) -> None:
     """A malformed one, or host-gateway where there is none, is named in the error."""
