@@ -43,19 +43,19 @@ class Limits(NamedTuple):
 
 
 class Input:
-    """Reads a descriptor to its end, hashing; optionally copies what it reads.
+    """Reads a descriptor to its end, hashing; copies what it reads if asked to.
 
     Args:
         fd: stays the caller's.
-        copy_fd: where a copy goes, -1 for none; stays the caller's.
         alive: called now and then; raises to end the work.
+
+    Raises:
+        InvalidArchive: from any method, when the descriptor cannot be read.
     """
 
-    def __init__(
-        self, fd: int, copy_fd: int = -1, alive: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, fd: int, alive: Callable[[], None] = lambda: None) -> None:
         self._fd = fd
-        self._copy_fd = copy_fd
+        self._copy_fd = -1
         self._alive = alive
         self._hash = hashlib.sha256()
         self._peeked = b""
@@ -66,6 +66,11 @@ class Input:
     def digest(self) -> str:
         """``sha256:…`` of what was read so far."""
         return f"sha256:{self._hash.hexdigest()}"
+
+    def copy_to(self, fd: int) -> None:
+        """Write everything to a descriptor too; before anything is taken. Stays the caller's."""
+        self._copy_fd = fd
+        write_all(fd, self._peeked)
 
     def peek(self, count: int) -> bytes:
         """Return the next bytes without taking them; fewer at the end."""
@@ -85,7 +90,10 @@ class Input:
 
     def _read_some(self, count: int) -> bytes:
         self._alive()
-        piece = os.read(self._fd, count)
+        try:
+            piece = os.read(self._fd, count)
+        except OSError as error:
+            raise InvalidArchive(f"the archive cannot be read: {error.strerror}") from error
         self.size += len(piece)
         self._hash.update(piece)
         if self._copy_fd >= 0:
@@ -107,15 +115,15 @@ class Kind(NamedTuple):
 
     name: str
     magic: bytes
-    suffix: str
-    """Of the media type of a layer (image-spec, layer.md); empty where it knows none."""
+    suffix: str | None
+    """Of the media type of a layer (image-spec, layer.md); None where it knows none."""
 
 
 KINDS = (
     Kind("gzip", b"\x1f\x8b", "+gzip"),
     Kind("zstd", b"\x28\xb5\x2f\xfd", "+zstd"),
-    Kind("bzip2", b"BZh", ""),
-    Kind("xz", b"\xfd7zXZ\0", ""),
+    Kind("bzip2", b"BZh", None),
+    Kind("xz", b"\xfd7zXZ\0", None),
 )
 PLAIN = Kind("none", b"", "")
 
@@ -272,6 +280,7 @@ class Plain:
         self._read = source.read if self.kind == PLAIN else _Decompression(source, self.kind).read
         self._limits = limits
         self._hash = hashlib.sha256()
+        self._copy_fd = -1
         self.size = 0
         """Plain bytes so far."""
 
@@ -286,7 +295,13 @@ class Plain:
         self.size += len(piece)
         self._check_limits()
         self._hash.update(piece)
+        if self._copy_fd >= 0:
+            write_all(self._copy_fd, piece)
         return piece
+
+    def copy_to(self, fd: int) -> None:
+        """Write everything to a descriptor too; before anything is taken. Stays the caller's."""
+        self._copy_fd = fd
 
     def _check_limits(self) -> None:
         limits = self._limits

@@ -40,6 +40,10 @@ HOST_ERRNOS = frozenset(
 )
 FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
+FILE_KINDS = frozenset({tar.REGULAR, tar.HARD_LINK, tar.SYMLINK, tar.DIRECTORY})
+"""Types of entries that are nothing but files."""
+ALL_KINDS = FILE_KINDS | {tar.CHARACTER, tar.BLOCK_DEVICE, tar.FIFO}
+
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -50,6 +54,7 @@ def unpack(
     limits: Limits,
     *,
     strict_end: bool,
+    kinds: frozenset[int] = ALL_KINDS,
 ) -> LayerRecord:
     """Unpack a layer into an empty directory.
 
@@ -62,6 +67,7 @@ def unpack(
         below: directories of the layers below, lowest first.
         limits: of the number of entries; the stream holds itself to the number of bytes.
         strict_end: see :class:`aruntime.images.tar.Reader`.
+        kinds: types of entries that are accepted.
 
     Raises:
         InvalidArchive: the archive is broken or hostile; the message names the entry.
@@ -76,6 +82,8 @@ def unpack(
                 layer.count += 1
                 if layer.count > limits.entries:
                     raise InvalidArchive(f"the archive has more than {limits.entries} entries")
+                if entry.type not in kinds:
+                    raise InvalidArchive(f"{shown(entry.name)} has no place in such an archive")
                 layer.place(entry)
             reader.drain()
             layer.finish()

@@ -3,14 +3,14 @@
 A name is written in two forms. Users type the familiar one (``busybox``, ``me/tool:1``,
 ``localhost:5000/x``); the store keeps the normalised one (``docker.io/library/busybox:latest``).
 The grammar is that of github.com/distribution/reference. Pure; which image a reference or an id
-stands for is :mod:`aruntime.images.store`'s affair.
+stands for is :mod:`aruntime.images.store`'s affair. Standard library only: the unpacking child
+reads names too.
 """
 
 from __future__ import annotations
 
 import re
-
-import msgspec
+from typing import NamedTuple
 
 from aruntime.errors import InvalidReference
 
@@ -32,7 +32,7 @@ _IDENTIFIER = re.compile(r"[a-f0-9]{64}")
 _ID_PREFIX = re.compile(r"(?:sha256:)?[a-f0-9]{1,64}")
 
 
-class Reference(msgspec.Struct, frozen=True):
+class Reference(NamedTuple):
     """One image name, normalised. At least one of tag and digest is set by :func:`parse`."""
 
     domain: str

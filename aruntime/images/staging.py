@@ -1,7 +1,8 @@
 """Put blobs and unpacked layers into an ingest directory, under names their digests give.
 
-Runs in the unpacking child. A layer's archive is read once: copied (or already there), digested
-as it comes, decompressed, digested again, unpacked. Standard library only.
+Runs in the unpacking child. A layer's archive is read once: digested as it comes, decompressed,
+digested again, unpacked. The blob that is kept is the archive as it came, but for bzip2 and xz,
+which no layer's media type allows: of those the plain tar is kept. Standard library only.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Layer(NamedTuple):
     """A layer that is in the ingest directory or in the store."""
 
     digest: str
-    """Of the blob, as it came."""
+    """Of the blob."""
     size: int
     """Of the blob."""
     media_type: str
@@ -52,25 +53,28 @@ def stage_stream(site: Site, fd: int) -> Layer:
         InvalidArchive: see :func:`aruntime.images.layers.unpack`.
         Unavailable: likewise.
     """
-    copy = f"{site.ingest}/{COPYING}"
-    copy_fd = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    source = Input(fd, site.alive)
+    plain = Plain(source, site.limits)
+    copy, copy_fd = _open_copy(site)
     try:
-        source = Input(fd, copy_fd, site.alive)
-        layer = _unpack(site, source, [], strict_end=True, expected="")
+        if plain.kind.suffix is None:
+            plain.copy_to(copy_fd)
+        else:
+            source.copy_to(copy_fd)
+        diff_id, path = _unpack(site, plain, [], expected="")
     finally:
         os.close(copy_fd)
+    layer = _described(source, plain, diff_id, path)
     os.rename(copy, layout.blob_path(site.ingest, layer.digest))
     return layer
 
 
-def stage_file(
-    site: Site, path: str, below: Sequence[Layer], *, digest: str, diff_id: str
-) -> Layer:
-    """Move a layer's archive to its place among the blobs, and unpack it unless that is done.
+def stage_file(site: Site, fd: int, below: Sequence[Layer], *, digest: str, diff_id: str) -> Layer:
+    """Unpack a layer from a file of the ingest directory, unless that is done, and keep the file.
 
     Args:
         site: where to work.
-        path: the archive, a regular file below the ingest directory.
+        fd: of the archive, a regular file on the store's file system; stays the caller's.
         below: the layers below, lowest first.
         digest: what the archive must hash to, or empty.
         diff_id: what it must hash to when decompressed, or empty.
@@ -79,49 +83,79 @@ def stage_file(
         InvalidArchive: a digest is wrong, or the archive is broken.
         Unavailable: the disk is full, or the host fails otherwise.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    source = Input(fd, site.alive)
+    plain = Plain(source, site.limits)
+    copy, copy_fd = _open_copy(site) if plain.kind.suffix is None else ("", -1)
     try:
-        source = Input(fd, alive=site.alive)
-        layer = _unpack(site, source, below, strict_end=not diff_id, expected=diff_id)
+        if copy:
+            plain.copy_to(copy_fd)
+        found, path = _unpack(site, plain, below, expected=diff_id)
     finally:
-        os.close(fd)
-    if digest and layer.digest != digest:
+        if copy:
+            os.close(copy_fd)
+    if digest and source.digest != digest:
         raise InvalidArchive(
-            f"layer {digest} has digest {layer.digest}: the archive is damaged or was altered"
+            f"layer {digest} has digest {source.digest}: the archive is damaged or was altered"
         )
-    target = layout.blob_path(site.ingest, layer.digest)
-    if path != target:
-        os.rename(path, target)
+    layer = _described(source, plain, found, path)
+    if copy:
+        os.rename(copy, layout.blob_path(site.ingest, layer.digest))
+    else:
+        keep_file(site, fd, layer.digest)
     return layer
 
 
-def _unpack(
-    site: Site, source: Input, below: Sequence[Layer], *, strict_end: bool, expected: str
-) -> Layer:
-    plain = Plain(source, site.limits)
+def keep_file(site: Site, fd: int, digest: str) -> None:
+    """Give an open file of the ingest directory a second name, among the blobs."""
+    directory = os.open(f"{site.ingest}/{layout.BLOBS}", os.O_PATH | os.O_CLOEXEC)
+    try:
+        # Following /proc/self/fd/N links the file itself. Only with a directory descriptor does
+        # Python call linkat(2), which can follow; link(2) cannot.
+        source, name = f"/proc/self/fd/{fd}", layout.hexadecimal(digest)
+        os.link(source, name, dst_dir_fd=directory, follow_symlinks=True)
+    except FileExistsError:
+        pass  # the same content came before
+    finally:
+        os.close(directory)
+
+
+def _open_copy(site: Site) -> tuple[str, int]:
+    path = f"{site.ingest}/{COPYING}"
+    return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _described(source: Input, plain: Plain, diff_id: str, path: str) -> Layer:
+    if plain.kind.suffix is None:
+        return Layer(diff_id, plain.size, MEDIA_TYPE, diff_id, path)
+    return Layer(source.digest, source.size, MEDIA_TYPE + plain.kind.suffix, diff_id, path)
+
+
+def _unpack(site: Site, plain: Plain, below: Sequence[Layer], *, expected: str) -> tuple[str, str]:
+    """Read a layer to its end, unpack it unless it is known; return diff id and directory."""
     chain = [layer.diff_id for layer in below]
-    path = _find(site, [*chain, expected]) if expected else None
+    path = find(site, [*chain, expected]) if expected else None
     record = None
     if path is None:
         directory = f"{site.ingest}/{UNPACKING}"
         os.mkdir(directory, 0o700)
         paths = [layer.path for layer in below]
-        record = layers.unpack(plain.read, directory, paths, site.limits, strict_end=strict_end)
+        record = layers.unpack(plain.read, directory, paths, site.limits, strict_end=not expected)
     else:
         while plain.read():
             pass
-    if expected and plain.digest != expected:
+    diff_id = plain.digest
+    if expected and diff_id != expected:
         raise InvalidArchive(
-            f"a layer's content has digest {plain.digest}, its configuration says {expected}:"
+            f"a layer's content has digest {diff_id}, its configuration says {expected}:"
             " the archive is damaged or was altered"
         )
     if record is not None:
-        path = _settle(site, [*chain, plain.digest], record)
-    media_type = MEDIA_TYPE + plain.kind.suffix
-    return Layer(source.digest, source.size, media_type, plain.digest, path or "")
+        path = _settle(site, [*chain, diff_id], record)
+    return diff_id, path or ""
 
 
-def _find(site: Site, diff_ids: Sequence[str]) -> str | None:
+def find(site: Site, diff_ids: Sequence[str]) -> str | None:
+    """Return the directory of the topmost layer of a chain if it is unpacked already."""
     bases = (site.store, site.ingest)
     found = layout.find_layer(bases, diff_ids[-1], layout.chain_ids(diff_ids)[-1])
     return layout.layer_path(*found) if found else None
@@ -130,7 +164,7 @@ def _find(site: Site, diff_ids: Sequence[str]) -> str | None:
 def _settle(site: Site, diff_ids: Sequence[str], record: LayerRecord) -> str:
     """Give the directory just unpacked its name, unless the layer turns out to be known."""
     unpacking = f"{site.ingest}/{UNPACKING}"
-    known = _find(site, diff_ids)
+    known = find(site, diff_ids)
     if known is not None:
         os.rename(unpacking, f"{site.ingest}/superfluous-{len(os.listdir(site.ingest))}")
         return known

@@ -26,8 +26,9 @@ import json
 from typing import Any
 
 from aruntime.errors import AruntimeError, InvalidArchive, Unavailable
-from aruntime.images import layers, staging
+from aruntime.images import archive, layers, staging
 from aruntime.images.compression import Limits
+from aruntime.images.platform import Platform
 from aruntime.images.staging import Site
 from aruntime.kernel import storage
 
@@ -69,9 +70,7 @@ def answer_to(request: dict[str, Any]) -> Any:
     if request["operation"] == "import":
         result: Any = staging.stage_stream(site, request["fd"])._asdict()
     else:
-        from aruntime.images import archive
-
-        result = archive.load(site, request["fd"])
+        result = archive.load(site, request["fd"], Platform(*request["platform"]))
     _make_durable(site.ingest)
     return result
 
