@@ -1,8 +1,8 @@
 """What the client does when no daemon answers: explain, print help, or start one.
 
 Imported only then, so it may import what it likes. The daemon is started detached, in a session
-of its own, with its log in ROOT/aruntimed.log; it inherits the environment and so ARUNTIME_ROOT
-and ARUNTIME_RUN_DIR. Two clients that come at once start one: a lock in the run directory.
+of its own, with its log in ROOT/aruntimed.log; it inherits the environment and so ARUNTIME_ROOT,
+ARUNTIME_RUN_DIR and ARUNTIME_CONFIG. Two clients that come at once start one: a lock in the run directory.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def without_daemon(argv: list[str], path: bytes, failure: OSError, *, default: b
         os.write(1, f"Client:\n Version: {__version__}\n".encode())
         return client.fail(f"no daemon answers at {where}; start one with 'aruntimed'", 1)
     if not default:
-        return client.fail(f"no daemon answers at {where}; start it with 'aruntimed --socket'")
+        return client.fail(
+            f"no daemon answers at {where}; start it with 'aruntimed --socket {where}'"
+        )
     if os.geteuid() != 0:
         return client.fail(
             f"no daemon answers at {where} and only root can start one;"

@@ -1,19 +1,48 @@
 """Puts the parts of a running daemon together and takes them apart in the reverse order.
 
-The only module that knows every part. What containers need is there before the supervisor and
-goes after it; containers themselves stay (the shim goes on with them) unless the settings say
-that they are stopped.
+The only module that knows every part:
+
+    start   images, network → meter opened → shim connected → output pump → meter's loops,
+            /metrics → supervisor → containers of former daemons taken back
+    stop    (containers, if the settings say so) → supervisor → /metrics, meter's loops → pump
+            → goodbye to the shim, which pumps from then on → last reading, durable
+
+Containers run on through all of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
+import structlog
+import trio
+
+from aruntime.cgroups.detect import detect
+from aruntime.cgroups.driver import Driver, open_driver
+from aruntime.daemon import adoption
 from aruntime.daemon.commands.registry import Registry
 from aruntime.daemon.events import Events
+from aruntime.daemon.link_counters import ContainerLinks
+from aruntime.daemon.metrics_http import MetricsServer
+from aruntime.daemon.parts import Parts
+from aruntime.daemon.pump import Pump
 from aruntime.daemon.settings import Settings
+from aruntime.daemon.shim_link import ShimLink
+from aruntime.daemon.supervisor import Supervisor
+from aruntime.errors import AruntimeError
+from aruntime.images.store import Store
+from aruntime.metering.clock import boot_id
+from aruntime.metering.export import load_exporters
+from aruntime.metering.meter import Meter
+from aruntime.network import Network
+
+log = structlog.get_logger()
+
+STOP_ALL_SECONDS = 60.0
+"""How long a stopping daemon waits for containers it was told to stop."""
 
 
 class Daemon:
@@ -24,15 +53,22 @@ class Daemon:
         started_ns: Unix time of its start.
     """
 
-    def __init__(self, settings: Settings, registry: Registry, events: Events) -> None:
-        self.settings = settings
+    def __init__(self, registry: Registry, parts: Parts, supervisor: Supervisor) -> None:
+        self.settings = parts.settings
         self.registry = registry
-        self.events = events
+        self.parts = parts
+        self.supervisor = supervisor
+        self.images = parts.images
+        self.meter = parts.meter
+        self.network = parts.network
+        self.events = parts.events
         self.started_ns = time.time_ns()
 
     def apply_settings(self, settings: Settings) -> None:
-        """Take over reloaded settings."""
-        self.settings = settings
+        """Take over reloaded settings; the meter's loops obey at their next turn."""
+        self.settings = self.parts.settings = settings
+        self.meter.poll_seconds = settings.poll_interval
+        self.meter.slow_seconds = settings.slow_interval
 
 
 @contextlib.asynccontextmanager
@@ -42,4 +78,128 @@ async def opened(settings: Settings, registry: Registry) -> AsyncIterator[Daemon
     Raises:
         AruntimeError, OSError: a part cannot be started; those before it are stopped again.
     """
-    yield Daemon(settings, registry, Events())
+    hierarchy = detect()
+    driver = open_driver(hierarchy, settings.cgroup_parent)
+    events, pump, shim = Events(), Pump(), ShimLink(settings.run_dir)
+    async with contextlib.AsyncExitStack() as undo:
+        images = await trio.to_thread.run_sync(Store, str(settings.root))
+        undo.callback(images.close)
+        network = Network(settings.bridge, settings.subnet, settings.root)
+        await prepare_network(network)
+        meter = await undo.enter_async_context(opened_meter(settings, driver, network))
+        held = await shim.open()
+        undo.push_async_callback(shielded, shim.leave)
+        await undo.enter_async_context(running(pump.run))
+        await undo.enter_async_context(running(meter.run))
+        if settings.metrics_address != "none":
+            await undo.enter_async_context(running(serve_metrics, settings, meter))
+        nursery = await undo.enter_async_context(cancelled_nursery())
+        parts = Parts(
+            settings=settings, hierarchy=hierarchy, driver=driver, meter=meter, network=network,
+            images=images, events=events, pump=pump, shim=shim, nursery=nursery, boot_id=boot_id(),
+        )  # fmt: skip
+        supervisor = Supervisor(parts)
+        await undo.enter_async_context(running(supervisor.run))
+        parts.spawn(shim.run, lambda: adoption.after_shim_loss(parts, supervisor))
+        await adoption.adopt_all(parts, supervisor, held)
+        daemon = Daemon(registry, parts, supervisor)
+        yield daemon
+        if daemon.settings.stop_containers:
+            await stop_containers(supervisor)
+
+
+@contextlib.asynccontextmanager
+async def running(run: Callable[..., Awaitable[Any]], *args: Any) -> AsyncIterator[Any]:
+    """Run a part in a nursery of its own while the block runs; yields what it started with."""
+    async with trio.open_nursery() as nursery:
+        yield await nursery.start(run, *args)
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def cancelled_nursery() -> AsyncIterator[trio.Nursery]:
+    """A nursery whose tasks are cancelled when the block ends."""
+    async with trio.open_nursery() as nursery:
+        yield nursery
+        nursery.cancel_scope.cancel()
+
+
+async def shielded(call: Callable[[], Awaitable[None]]) -> None:
+    """Call something that must happen although we are being cancelled."""
+    with trio.CancelScope(shield=True):
+        await call()
+
+
+async def prepare_network(network: Network) -> None:
+    """Make the bridge. Without it the daemon serves containers that need none."""
+    try:
+        changes = await trio.to_thread.run_sync(network.ensure)
+    except (AruntimeError, OSError) as error:
+        log.warning("no bridge: containers can use host and none only", reason=str(error))
+        return
+    for change in changes:
+        log.info("network prepared", change=change)
+
+
+@contextlib.asynccontextmanager
+async def opened_meter(
+    settings: Settings, driver: Driver, network: Network
+) -> AsyncIterator[Meter]:
+    """Open the meter and what it reads; its last reading is durable when the block ends."""
+    links = ContainerLinks(network)
+    meter = Meter(
+        str(settings.root / "ledger.db"),
+        driver,
+        poll_seconds=settings.poll_interval,
+        slow_seconds=settings.slow_interval,
+        network=links.read,
+    )
+    try:
+        await meter.open()
+        try:
+            await choose_block_counters(meter, driver)
+            yield meter
+        finally:
+            await meter.aclose()
+    finally:
+        links.close()
+
+
+async def choose_block_counters(meter: Meter, driver: Driver) -> None:
+    """Switch the disks' counters on and log which are believed, or why there are none."""
+    try:
+        meter.block_sources = list(await trio.to_thread.run_sync(driver.activate_block_counters))
+    except (AruntimeError, OSError) as error:
+        log.warning("block I/O is not counted", reason=str(error))
+        return
+    for source in meter.block_sources:
+        log.info("block counters", disk=source.disk.name, source=source.source, error=source.error)
+
+
+async def serve_metrics(
+    settings: Settings,
+    meter: Meter,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve every installed exporter; answers 503 until all containers are taken back."""
+    exporters = await trio.to_thread.run_sync(load_exporters, meter.view)
+    metrics = MetricsServer(exporters, is_ready=lambda: meter.settled)
+    address_file = str(settings.run_dir / "metrics.addr")
+    await metrics.serve(settings.metrics_address, address_file, task_status=task_status)
+
+
+async def stop_containers(supervisor: Supervisor) -> None:
+    """Stop all containers at once, each with its own signal and patience."""
+
+    async def stop(container: Any) -> None:
+        try:
+            await supervisor.stop(container)
+        except (AruntimeError, OSError) as error:
+            log.error("not stopped", container=container.short_id, error=str(error))
+
+    with trio.move_on_after(STOP_ALL_SECONDS):
+        async with trio.open_nursery() as nursery:
+            for container in supervisor:
+                if container.is_running:
+                    nursery.start_soon(stop, container)

@@ -23,7 +23,11 @@ from aruntime.errors import InvalidParameter
 DEFAULT_CONFIG = "/etc/aruntime/config.toml"
 SUN_PATH_BYTES = 107
 """Longest pathname of a Unix socket (sockaddr_un)."""
-ENVIRONMENT = {"root": "ARUNTIME_ROOT", "run-dir": "ARUNTIME_RUN_DIR"}
+ENVIRONMENT = {
+    "root": "ARUNTIME_ROOT",
+    "run-dir": "ARUNTIME_RUN_DIR",
+    "config": "ARUNTIME_CONFIG",
+}
 COMMAND_LINE_ONLY = frozenset({"config", "ready-fd"})
 RELOADABLE = ("log_format", "log_level", "poll_interval", "slow_interval", "stop_containers")
 """Settings that SIGHUP changes in a running daemon; the others need a restart."""
@@ -84,16 +88,18 @@ def load(parsed: Parsed, environ: Mapping[str, str]) -> Settings:
 
     Args:
         parsed: the command line, parsed with FLAGS.
-        environ: the environment (ARUNTIME_ROOT, ARUNTIME_RUN_DIR).
+        environ: the environment (ENVIRONMENT has the names that count).
 
     Raises:
         InvalidParameter: a value is wrong, or the file is; the message says where.
     """
-    config = _path(parsed.string("config"), "--config")
+    named = "config" in parsed.given or bool(environ.get(ENVIRONMENT["config"]))
+    given = parsed.string("config") if "config" in parsed.given else ""
+    config = _path(given or environ.get(ENVIRONMENT["config"]) or DEFAULT_CONFIG, "--config")
     try:
         in_file = read_config(config)
     except FileNotFoundError:
-        if "config" in parsed.given:
+        if named:
             raise InvalidParameter(f"cannot read {config}: no such file") from None
         in_file = {}
     chosen: dict[str, tuple[Any, str]] = {}

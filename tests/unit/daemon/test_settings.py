@@ -94,6 +94,14 @@ def test_missing_file_matters_only_when_asked_for(tmp_path: Path) -> None:
         load(file=tmp_path / "absent.toml")
 
 
+def test_file_named_by_the_environment(tmp_path: Path) -> None:
+    """ARUNTIME_CONFIG is for daemons that the client starts; it counts as named."""
+    file = config_file(tmp_path, 'bridge = "br3"')
+    assert load(env={"ARUNTIME_CONFIG": str(file)}).bridge == "br3"
+    with pytest.raises(InvalidParameter, match="no such file"):
+        load(env={"ARUNTIME_CONFIG": str(tmp_path / "absent.toml")})
+
+
 def test_unreadable_file_is_named(tmp_path: Path) -> None:
     """A directory in its place is an error with its path."""
     with pytest.raises(InvalidParameter, match="is a directory"):
