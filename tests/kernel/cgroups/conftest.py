@@ -89,6 +89,12 @@ class Scene:
 
 
 @pytest.fixture(scope="session")
+def make_scene() -> type[Scene]:
+    """The class, for tests that need a driver of their own; they close it."""
+    return Scene
+
+
+@pytest.fixture(scope="session")
 def hierarchy() -> Hierarchy:
     """The hierarchies of this host; without root or v1 controllers the test is skipped."""
     found = detect()
