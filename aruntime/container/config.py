@@ -26,6 +26,8 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Bind only: ``rprivate`` (when empty), ``rslave``, ``rshared``, and the plain forms."""
     recursive: bool = True
     """Bind only: take the submounts of the source along."""
+    submounts_writable: bool = False
+    """Bind only: ``read_only`` stops at the top mount (``bind-recursive=writable``)."""
     create_source: bool = False
     """Bind only: ``-v`` makes a missing host directory, ``--mount`` refuses it."""
     no_copy: bool = False
@@ -104,6 +106,8 @@ class ContainerConfig(msgspec.Struct, kw_only=True):
     hostname: str
     domainname: str = ""
     labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    """``--annotation``: members of ``annotations`` in the OCI specification."""
     tenant: str = "default"
     tty: bool = False
     open_stdin: bool = False
