@@ -90,6 +90,12 @@ AT_NO_AUTOMOUNT = 0x800
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 
+# include/uapi/linux/magic.h
+PROC_SUPER_MAGIC = 0x9FA0
+SYSFS_MAGIC = 0x62656572
+TMPFS_MAGIC = 0x01021994
+OVERLAYFS_SUPER_MAGIC = 0x794C7630
+
 _mount = libc.function("mount", libc.text, libc.text, libc.text, libc.ulong, libc.text)
 _umount2 = libc.function("umount2", libc.text, libc.cint)
 _pivot_root = libc.function("pivot_root", libc.text, libc.text)
@@ -101,8 +107,13 @@ _fsmount = libc.syscall(432, libc.cint, libc.uint, libc.uint)
 _openat2 = libc.syscall(437, libc.cint, libc.text, libc.text, ctypes.c_size_t)
 _mount_setattr = libc.syscall(442, libc.cint, libc.text, libc.uint, libc.text, ctypes.c_size_t)
 
+_fstatfs = libc.function("fstatfs", libc.cint, libc.pointer)
+
 _OPEN_HOW = struct.Struct("=QQQ")
 _MOUNT_ATTR = struct.Struct("=QQQQ")
+# struct statfs begins with f_type, a long; 120 bytes on 64-bit machines
+_STATFS_TYPE = struct.Struct("@l")
+_STATFS_BYTES = 256
 
 
 def mount(
@@ -279,6 +290,17 @@ def openat2(dirfd: int, path: str | bytes, flags: int, mode: int = 0, resolve: i
     """
     how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
     return libc.check(_openat2(dirfd, libc.encoded(path), how, len(how)), "openat2", path)
+
+
+def fstatfs_type(fd: int) -> int:
+    """Return the magic number (f_type) of the file system a descriptor lies on.
+
+    Raises:
+        OSError: as fstatfs(2).
+    """
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    libc.check(_fstatfs(fd, ctypes.addressof(buffer)), "fstatfs", fd)
+    return int(_STATFS_TYPE.unpack_from(buffer)[0])
 
 
 class MountInfo:
