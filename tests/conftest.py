@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import shutil
@@ -54,7 +55,8 @@ def children() -> set[int]:
     """Return the pids of this process's children, zombies included."""
     found: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
-        found.update(map(int, (task / "children").read_text().split()))
+        with contextlib.suppress(FileNotFoundError):  # a thread may end while it is listed
+            found.update(map(int, (task / "children").read_text().split()))
     return found
 
 
@@ -81,8 +83,8 @@ def links() -> set[str]:
 
 
 def own_cgroups() -> set[str]:
-    """Return the cgroups that tests of this project made, in every hierarchy."""
-    return {str(path) for path in CGROUP_ROOT.glob("*/aruntime-test*")}
+    """Return the cgroups that tests of this process made, in every hierarchy."""
+    return {str(path) for path in CGROUP_ROOT.glob(f"*/aruntime-test-{os.getpid()}*")}
 
 
 def nft_tables() -> str:

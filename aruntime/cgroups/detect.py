@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from aruntime.cgroups.files import read_optional
-from aruntime.cgroups.parsers import parse_cgroup_mounts
+from aruntime.kernel.mounts import mountinfo
 
 NO_CONTROLLER_OPTIONS = frozenset(
     {
@@ -43,31 +43,39 @@ class Hierarchy(msgspec.Struct, frozen=True):
         return tuple(points)
 
 
-def detect(mountinfo: str = "/proc/self/mountinfo") -> Hierarchy:
+def detect(mounts: str = "/proc/self/mountinfo") -> Hierarchy:
     """Return the hierarchies of this host; the first of several mounts of one tree counts.
 
     A cgroup2 tree beside named v1 hierarchies only is ``unified``: the names carry no controller.
 
+    Args:
+        mounts: the mount table to read.
+
     Raises:
-        OSError: mountinfo cannot be read.
+        OSError: the mount table cannot be read.
     """
-    with open(mountinfo, "rb") as file:
-        mounts = parse_cgroup_mounts(file.read())
     v1: dict[str, str] = {}
     unified: str | None = None
-    for point, fstype, options in mounts:
-        if fstype == "cgroup2":
-            unified = unified or point
-            continue
-        for option in options:
-            name, _, value = option.partition("=")
-            if option in NO_CONTROLLER_OPTIONS or (value and name != "name"):
-                continue
-            v1.setdefault(option, point)
+    for mount in mountinfo(mounts):
+        if mount.fstype == "cgroup2":
+            unified = unified or mount.mount_point
+        elif mount.fstype == "cgroup":
+            for name in _controllers(mount.super_options):
+                v1.setdefault(name, mount.mount_point)
     has_v1_controllers = any("=" not in name for name in v1)
     with_unified = "hybrid" if has_v1_controllers else "unified"
     mode = "legacy" if unified is None else with_unified
     return Hierarchy(mode, v1, unified, _unified_controllers(unified))
+
+
+# rw,xattr,release_agent=/run/agent,cpu,cpuacct
+def _controllers(super_options: list[str]) -> list[str]:
+    """Return what a v1 mount carries: controllers, or ``name=…`` of a named hierarchy."""
+    return [
+        option
+        for option in super_options
+        if option not in NO_CONTROLLER_OPTIONS and ("=" not in option or option.startswith("name="))
+    ]
 
 
 def _unified_controllers(unified: str | None) -> frozenset[str]:

@@ -90,6 +90,8 @@ class Driver(Protocol):
 
         Raises:
             FileNotFoundError: the cgroup does not exist.
+            InvalidParameter: it is the root cgroup.
+            ControllerUnavailable: the host does not count CPU time.
         """
         ...
 

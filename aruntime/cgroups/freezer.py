@@ -180,13 +180,14 @@ def kill(freezer: Freezer, procs_directory: str) -> None:
 
     Args:
         freezer: the cgroup's freezer directories.
-        procs_directory: a directory whose cgroup.procs lists the processes (for kernels without
-            cgroup.kill, before 5.14).
+        procs_directory: a directory whose cgroup.procs lists the processes, which alone is used
+            where there is no cgroup.kill (before 5.14).
     """
-    if freezer.unified is None or not _kill_by_file(freezer.unified):
-        for _ in range(_KILL_ROUNDS):
-            if not _kill_listed(procs_directory):
-                break
+    killed = freezer.unified is not None and _kill_by_file(freezer.unified)
+    # One round even then, for a process that joined the v1 hierarchies only.
+    for _ in range(1 if killed else _KILL_ROUNDS):
+        if not _kill_listed(procs_directory):
+            break
     if freezer.v1 is not None:
         _thaw_if_there(f"{freezer.v1}/freezer.state")
 

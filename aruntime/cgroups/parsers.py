@@ -143,34 +143,6 @@ def parse_pressure(text: bytes) -> tuple[int, int]:
     return some, full
 
 
-# 31 23 0:28 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
-# 41 23 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
-def parse_cgroup_mounts(text: bytes) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Return (mount point, type, super options) of each cgroup mount in a mountinfo file.
-
-    The type is ``cgroup`` or ``cgroup2``. Octal escapes of the mount point are undone (proc(5)).
-    """
-    mounts = []
-    for line in text.splitlines():
-        left, separator, right = line.partition(b" - ")
-        if not separator:
-            continue
-        fstype, _, rest = right.partition(b" ")
-        if fstype not in (b"cgroup", b"cgroup2"):
-            continue
-        point = os_path(left.split(b" ")[4])
-        options = rest.rpartition(b" ")[2].decode()
-        mounts.append((point, fstype.decode(), tuple(options.split(","))))
-    return mounts
-
-
-def os_path(escaped: bytes) -> str:
-    """Undo the octal escapes (``\\040`` for a space) of a path in mountinfo."""
-    for code in (b"\\040", b"\\011", b"\\012", b"\\134"):
-        escaped = escaped.replace(code, bytes([int(code[1:], 8)]))
-    return escaped.decode("utf-8", "surrogateescape")
-
-
 # 0-3,8
 def parse_cpu_list(text: str) -> frozenset[int]:
     """Return the numbers of a kernel list (cpuset.cpus, cpuset.mems); empty text is no number.

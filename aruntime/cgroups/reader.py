@@ -66,24 +66,33 @@ class CounterFiles:
             self._directories[path] = fd
         return fd
 
-    def file(self, directory: str, name: str, *, keep: bool = False) -> CounterFile:
+    def file(
+        self, directory: str, name: str, *, keep: bool = False, optional: bool = False
+    ) -> CounterFile:
         """Return a counter file; with ``keep`` it has a descriptor whatever the policy.
 
+        Args:
+            directory: the cgroup's directory.
+            name: the file in it.
+            keep: read so often that it is worth a descriptor in any case.
+            optional: not every kernel has the file; it is to be read by ``read_optional``.
+
         Raises:
-            FileNotFoundError: the directory does not exist. A missing file is no failure: it
-                reads as absent.
+            FileNotFoundError: the cgroup, or a file that is not optional, does not exist.
         """
         directory_fd = self.directory(directory)
-        fd = -1
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
+        except OSError as error:
+            if not optional or error.errno not in _ABSENT:
+                error.filename = f"{directory}/{name}"
+                raise
+            return CounterFile(-1, -1, name)
         if keep or self._keep_open:
-            try:
-                fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)
-            except OSError as error:
-                if error.errno not in _ABSENT:
-                    raise
-                return CounterFile(-1, -1, name)
             self._kept.append(fd)
-        return CounterFile(fd, directory_fd, name)
+            return CounterFile(fd, directory_fd, name)
+        os.close(fd)
+        return CounterFile(-1, directory_fd, name)
 
     def close_directories(self) -> None:
         """Close the directories when no file needs them any more (all are kept)."""
@@ -140,8 +149,6 @@ class CounterFile:
             raise
 
     def _read_by_name(self) -> bytes:
-        if self._directory_fd < 0:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._name)
         fd = os.open(self._name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory_fd)
         try:
             return os.read(fd, READ_SIZE)
@@ -154,9 +161,9 @@ class PidsFiles:
 
     def __init__(self, files: CounterFiles, directory: str) -> None:
         self._current = files.file(directory, "pids.current")
-        self._peak = files.file(directory, "pids.peak")
+        self._peak = files.file(directory, "pids.peak", optional=True)
         self._limit = files.file(directory, "pids.max")
-        self._events = files.file(directory, "pids.events")
+        self._events = files.file(directory, "pids.events", optional=True)
 
     def read(self) -> PidsStats:
         """Read everything about tasks."""
@@ -173,9 +180,10 @@ class UnifiedFiles:
 
     def __init__(self, files: CounterFiles, directory: str) -> None:
         self._pressure = tuple(
-            files.file(directory, f"{name}.pressure") for name in ("cpu", "memory", "io")
+            files.file(directory, f"{name}.pressure", optional=True)
+            for name in ("cpu", "memory", "io")
         )
-        self._local = files.file(directory, "cgroup.stat.local")
+        self._local = files.file(directory, "cgroup.stat.local", optional=True)
 
     def read_pressure(self) -> Pressure | None:
         """Read the pressure totals, None where the kernel keeps none."""

@@ -74,7 +74,7 @@ class V1Reader:
         self._procs_path = f"{at['cpuacct']}/cgroup.procs"
         self._usage = files.file(at["cpuacct"], "cpuacct.usage", keep=True)
         self._cpuacct = files.file(at["cpuacct"], "cpuacct.stat")
-        self._cpu = files.file(at["cpu"], "cpu.stat") if "cpu" in at else None
+        self._cpu = files.file(at["cpu"], "cpu.stat", optional=True) if "cpu" in at else None
         self._memory = MemoryFiles(files, at["memory"]) if "memory" in at else None
         self._blkio = BlkioFiles(files, at["blkio"], sources) if "blkio" in at else None
         self._pids = PidsFiles(files, at["pids"]) if "pids" in at else None
@@ -128,9 +128,11 @@ class V1Reader:
         )
 
 
-def read_throttling(file: CounterFile) -> ThrottlingStats:
-    """Read v1's cpu.stat."""
-    text = file.read()
+def read_throttling(file: CounterFile) -> ThrottlingStats | None:
+    """Read v1's cpu.stat, None on a kernel without CFS bandwidth control."""
+    text = file.read_optional()
+    if not text:
+        return None
     return ThrottlingStats(
         find_keyed(text, b"nr_periods"),
         find_keyed(text, b"nr_throttled"),
@@ -147,12 +149,12 @@ class MemoryFiles:
         self.usage = files.file(directory, "memory.usage_in_bytes", keep=True)
         self.stat = files.file(directory, "memory.stat", keep=True)
         self._pick = flat_keyed_picker(self.stat.read(), _MEMORY_KEYS)
-        self._kernel = files.file(directory, "memory.kmem.usage_in_bytes")
-        self._peak = files.file(directory, "memory.max_usage_in_bytes")
+        self._kernel = files.file(directory, "memory.kmem.usage_in_bytes", optional=True)
+        self._peak = files.file(directory, "memory.max_usage_in_bytes", optional=True)
         self._limit = files.file(directory, "memory.limit_in_bytes")
-        self._failcnt = files.file(directory, "memory.failcnt")
-        self._memsw_failcnt = files.file(directory, "memory.memsw.failcnt")
-        self._oom_control = files.file(directory, "memory.oom_control")
+        self._failcnt = files.file(directory, "memory.failcnt", optional=True)
+        self._memsw_failcnt = files.file(directory, "memory.memsw.failcnt", optional=True)
+        self._oom_control = files.file(directory, "memory.oom_control", optional=True)
         self._oom_kills = OomKills(directory)
 
     def read(self) -> MemoryStats:
@@ -161,7 +163,7 @@ class MemoryFiles:
         (inactive, rss, cache, shmem, mapped, dirty, writeback, swap, faults, major) = self._pick(
             self.stat.read()
         )
-        own_kills = find_keyed(self._oom_control.read(), b"oom_kill")
+        own_kills = find_keyed(self._oom_control.read_optional(), b"oom_kill")
         return MemoryStats(
             usage_bytes=usage,
             inactive_file_bytes=inactive,
@@ -173,9 +175,9 @@ class MemoryFiles:
             writeback_bytes=writeback,
             kernel_bytes=int(self._kernel.read_optional() or 0),
             swap_bytes=swap,
-            peak_bytes=int(self._peak.read()),
+            peak_bytes=int(self._peak.read_optional() or 0),
             limit_bytes=parse_limit_v1(self._limit.read()),
-            failcnt=int(self._failcnt.read()),
+            failcnt=int(self._failcnt.read_optional() or 0),
             memsw_failcnt=int(self._memsw_failcnt.read_optional() or 0),
             page_faults=faults,
             major_page_faults=major,
@@ -212,8 +214,8 @@ def _counter_pair(
 ) -> tuple[CounterFile, CounterFile]:
     """Return the byte and the operation counters of one policy, descendants included."""
     return (
-        files.file(directory, f"blkio.{policy}.io_service_bytes_recursive"),
-        files.file(directory, f"blkio.{policy}.io_serviced_recursive"),
+        files.file(directory, f"blkio.{policy}.io_service_bytes_recursive", optional=True),
+        files.file(directory, f"blkio.{policy}.io_serviced_recursive", optional=True),
     )
 
 

@@ -155,8 +155,8 @@ class MemoryFiles:
         self.current = files.file(directory, "memory.current", keep=True)
         self.stat = files.file(directory, "memory.stat", keep=True)
         self._pick = flat_keyed_picker(self.stat.read(), _MEMORY_KEYS)
-        self._swap = files.file(directory, "memory.swap.current")
-        self._peak = files.file(directory, "memory.peak")
+        self._swap = files.file(directory, "memory.swap.current", optional=True)
+        self._peak = files.file(directory, "memory.peak", optional=True)
         self._max = files.file(directory, "memory.max")
         self._events = files.file(directory, "memory.events")
 

@@ -31,7 +31,7 @@ from aruntime.cgroups.parsers import parse_device_list
 from aruntime.cgroups.reader_v1 import V1Reader
 from aruntime.cgroups.resources import Resources, Write, section, validate
 from aruntime.cgroups.view_v1 import limits_view
-from aruntime.errors import ControllerUnavailable, KernelFeatureMissing
+from aruntime.errors import ControllerUnavailable, InvalidParameter, KernelFeatureMissing
 
 _SETS = ("cpus", "mems")
 
@@ -53,8 +53,10 @@ class V1Driver(Lifecycle):
         capacity.check_block_devices(resources)
         capacity.check_weights(resources)
         if planned:
-            self._ensure_parent()
-            self._check_parent(resources, planned, self.cgroup_at(self.parent).directories)
+            parent = self.cgroup_at(self.parent).directories
+            if not self._parent_is_known or not os.path.isdir(parent["cpuacct"]):
+                self._ensure_parent()
+            self._check_parent(resources, planned, parent)
 
     def create(self, container_id: str, resources: Resources) -> Cgroup:
         """Make the container's cgroup in every hierarchy and write its limits."""
@@ -92,6 +94,11 @@ class V1Driver(Lifecycle):
     def open_reader(self, cgroup: Cgroup, *, keep_open: bool = True) -> V1Reader:
         """Open the counters; the caller closes the reader."""
         self._require("cpuacct", "metering")
+        if not cgroup.path.strip("/"):
+            raise InvalidParameter(
+                "the root cgroup is not metered, reading its memory.stat can take seconds; "
+                "name a group below it"
+            )
         return V1Reader(cgroup, self._sources, keep_open=keep_open)
 
     def activate_block_counters(self) -> list[BlkioSource]:
@@ -170,17 +177,24 @@ class V1Driver(Lifecycle):
 
     def _ensure_parent(self) -> None:
         """Make the parent group in every hierarchy; new cpusets below it start as copies of it."""
-        cpuset = self.hierarchy.v1.get("cpuset")
+        made: set[str] = set()
         for point in self.hierarchy.mount_points:
-            for directory in tree.missing_levels(point, self.parent):
-                os.makedirs(directory, exist_ok=True)
-                if point == cpuset:
-                    _copy_cpuset(os.path.dirname(directory), directory)
-                    write_file(f"{directory}/cgroup.clone_children", "1")
-        if cpuset is not None:
-            flag = read_file(f"{cpuset}{self.parent}/cgroup.clone_children")
-            self._clones_cpuset = flag.strip() == b"1"
+            made.update(tree.missing_levels(point, self.parent))
+            os.makedirs(point + self.parent, exist_ok=True)
+        if "cpuset" in self.hierarchy.v1:
+            self._ensure_parent_cpuset(self.hierarchy.v1["cpuset"], made)
         self._parent_is_known = True
+
+    def _ensure_parent_cpuset(self, directory: str, made: set[str]) -> None:
+        """Fill each empty cpuset on the way down; what we made hands its values on by itself."""
+        for part in self.parent.strip("/").split("/"):
+            above, directory = directory, f"{directory}/{part}"
+            if not all(read_file(f"{directory}/cpuset.{name}").strip() for name in _SETS):
+                _copy_cpuset(above, directory)
+            if directory in made:
+                write_file(f"{directory}/cgroup.clone_children", "1")
+        flag = read_file(f"{directory}/cgroup.clone_children")
+        self._clones_cpuset = flag.strip() == b"1"
 
     def _fill_cpuset(self, cgroup: Cgroup) -> None:
         """No process can join a cpuset without CPUs and memory nodes; the kernel starts it empty.

@@ -20,7 +20,7 @@ from aruntime.cgroups.lifecycle import Lifecycle
 from aruntime.cgroups.reader_v2 import V2Reader
 from aruntime.cgroups.resources import Resources, Write, section, validate
 from aruntime.cgroups.view_v2 import limits_view
-from aruntime.errors import Conflict, ControllerUnavailable, KernelFeatureMissing
+from aruntime.errors import Conflict, ControllerUnavailable, InvalidParameter, KernelFeatureMissing
 
 WANTED = ("cpuset", "cpu", "io", "memory", "pids", "hugetlb", "rdma")
 """Controllers handed down where the host has them."""
@@ -92,6 +92,8 @@ class V2Driver(Lifecycle):
 
     def open_reader(self, cgroup: Cgroup, *, keep_open: bool = True) -> V2Reader:
         """Open the counters; the caller closes the reader."""
+        if not cgroup.path.strip("/"):
+            raise InvalidParameter("the root cgroup is not metered; name a group below it")
         return V2Reader(cgroup, self._sources, keep_open=keep_open)
 
     def activate_block_counters(self) -> list[BlkioSource]:

@@ -16,8 +16,6 @@ Requests may be pipelined; answers carry ``id`` (and ``exec_id`` for an exec)::
       | <------------------------------------------------ |
       | container {id, exec_id?, pid, state, tty, fds}    |  one per child it holds, zombies too;
       | <------------------------------------------------ |  state: created | running
-      | failed {id, exec_id?, ...}                        |  launches that failed while nobody
-      | <------------------------------------------------ |  was connected
       | handed_over {count}                               |  from here on the daemon moves output
       | <------------------------------------------------ |
       |                                                   |
@@ -46,12 +44,14 @@ Requests may be pipelined; answers carry ``id`` (and ``exec_id`` for an exec)::
       | shutdown {}                                       |  ends, or refused while it holds
       | ------------------------------------------------> |  children
 
-    failed {id, exec_id?, op_failed, step, errno, strerror, path} answers any of launch, exec,
-    start and reap. After a failed launch, exec or start the shim has already reaped the child
-    and forgotten it: there is nothing left to reap. A failed reap changed nothing.
-    refused {message} answers hello (another daemon is connected, or the caller's user may not)
-    and shutdown.
-    A hang-up of the daemon's end means goodbye.
+    failed {id, exec_id?, step, errno, strerror, path} answers any of launch, exec, start and
+    reap. After a failed launch, exec or start the shim has already reaped the child and forgotten
+    it: there is nothing left to reap. With the step "read the request" (no such container, one of
+    this id exists, it is started already, it still runs) nothing has changed at all.
+    refused {message} answers hello (another daemon is connected, or the caller's user may not),
+    shutdown, and what is no request.
+    A hang-up of the daemon's end means goodbye. A launch or exec that is not set up when the next
+    daemon says hello is killed and not handed over: whoever asked for it is gone.
 
     ``code`` is the exit code as docker shows it (128 + n when killed by signal n), ``status``
     is waitpid's raw status; ``utime_us stime_us maxrss_kb inblock oublock`` are the child's
@@ -118,15 +118,18 @@ is not marked optional is present::
 from __future__ import annotations
 
 import _json
+import _socket
+import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 PAYLOAD_VERSION = 1
 MAX_MESSAGE = 1 << 16
 MAX_FDS = 16
+RIGHTS_SPACE = _socket.CMSG_SPACE(MAX_FDS * 4)
 
 # daemon -> shim
 HELLO = "hello"
@@ -244,6 +247,22 @@ def decode(content: bytes) -> dict[str, Any]:
     if end != len(text) or not isinstance(value, dict):
         raise ValueError("not one JSON object")
     return value
+
+
+def rights(fds: Iterable[int]) -> tuple[int, int, bytes]:
+    """Return the ancillary part of sendmsg(2) that carries descriptors (``array`` would drag in
+    ``collections``)."""
+    numbers = list(fds)
+    return _socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(numbers)}i", *numbers)
+
+
+def received_fds(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    """Return the descriptors that came with a message; the caller owns them."""
+    found: list[int] = []
+    for level, kind, content in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            found.extend(struct.unpack(f"{len(content) // 4}i", content[: len(content) // 4 * 4]))
+    return found
 
 
 def failure(step: str, error: BaseException) -> dict[str, Any]:

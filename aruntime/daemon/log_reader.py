@@ -8,7 +8,7 @@ in the middle of a line is not one for the reader. Moving output into the log is
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from datetime import UTC, datetime
 
 import msgspec
@@ -38,9 +38,10 @@ class Line(msgspec.Struct, frozen=True):
 class LogFile:
     """One pair of log and index, open for reading; :meth:`close` gives the descriptors back."""
 
-    __slots__ = ("_log_fd", "_position", "_records")
+    __slots__ = ("_limit", "_log_fd", "_position", "_records")
 
-    def __init__(self, directory: str, generation: int = 0) -> None:
+    def __init__(self, directory: str, generation: int = 0, *, limit: int | None = None) -> None:
+        self._limit = limit
         log_path, index_path = logfile.log_paths(directory, generation)
         index_fd = os.open(index_path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -58,13 +59,13 @@ class LogFile:
 
     def chunks(self) -> list[tuple[int, int, int, int]]:
         """Return ``(time_ns, stream, offset, length)`` of all chunks there are now."""
-        end = os.fstat(self._log_fd).st_size
+        end = self._end()
         size = os.fstat(self._records).st_size
         return logfile.parse_index(os.pread(self._records, size, 0), end)
 
-    def skip_to_end(self) -> None:
-        """Let :meth:`new_chunks` start at what is written from now on."""
-        self._position = os.fstat(self._log_fd).st_size
+    def _end(self) -> int:
+        size = os.fstat(self._log_fd).st_size
+        return size if self._limit is None else min(size, self._limit)
 
     def skip_to(self, offset: int) -> None:
         """Let :meth:`new_chunks` start at this offset of the log."""
@@ -88,7 +89,7 @@ class LogFile:
 
     def _chunks_from(self, position: int) -> list[tuple[int, int, int, int]]:
         """Chunks that reach beyond ``position``: read backwards, the newest are the fewest."""
-        end = os.fstat(self._log_fd).st_size
+        end = self._end()
         if end <= position:
             return []
         size = os.fstat(self._records).st_size // logfile.RECORD.size * logfile.RECORD.size
@@ -156,19 +157,25 @@ def split_lf(content: bytes) -> list[bytes]:
 
 
 def stored_lines(
-    directory: str, *, since_ns: int = 0, until_ns: int = 0, tail: int | None = None
+    directory: str,
+    *,
+    since_ns: int = 0,
+    until_ns: int = 0,
+    tail: int | None = None,
+    end: int | None = None,
 ) -> Iterator[Line]:
     """Yield the lines stored now, over all rotated files, in the order they were written.
 
-    ``since_ns`` and ``until_ns`` are Unix times, 0 means no bound; ``tail`` keeps the last lines.
+    ``since_ns`` and ``until_ns`` are Unix times, 0 means no bound; ``tail`` keeps the last lines;
+    ``end`` is the offset in the live file at which :func:`follow` takes over.
     """
     if tail == 0:
         return
     skip = 0
     start: tuple[int, int] | None = None
     if tail is not None and not since_ns and not until_ns:
-        start, skip = tail_start(directory, tail)
-    lines = lines_from(directory, start)
+        start, skip = tail_start(directory, tail, end)
+    lines = lines_from(directory, start, end)
     if skip:
         for _ in range(skip):
             next(lines, None)
@@ -184,14 +191,16 @@ def stored_lines(
         yield from selected
 
 
-def lines_from(directory: str, start: tuple[int, int] | None) -> Iterator[Line]:
+def lines_from(
+    directory: str, start: tuple[int, int] | None, end: int | None = None
+) -> Iterator[Line]:
     """Yield lines from a place ``(generation, offset)`` on, or from the very beginning."""
     splitter = LineSplitter()
     for generation in generations(directory):
         if start is not None and generation > start[0]:
             continue
         try:
-            log = LogFile(directory, generation)
+            log = LogFile(directory, generation, limit=None if generation else end)
         except FileNotFoundError:
             continue
         try:
@@ -204,7 +213,9 @@ def lines_from(directory: str, start: tuple[int, int] | None) -> Iterator[Line]:
     yield from splitter.rest()
 
 
-def tail_start(directory: str, tail: int) -> tuple[tuple[int, int] | None, int]:
+def tail_start(
+    directory: str, tail: int, end: int | None = None
+) -> tuple[tuple[int, int] | None, int]:
     """Find the chunk at which the last ``tail`` lines begin.
 
     Returns its place and how many lines to skip there. Counting goes backwards chunk by chunk, so
@@ -213,7 +224,7 @@ def tail_start(directory: str, tail: int) -> tuple[tuple[int, int] | None, int]:
     counted = 0
     for generation in reversed(generations(directory)):
         try:
-            log = LogFile(directory, generation)
+            log = LogFile(directory, generation, limit=None if generation else end)
         except FileNotFoundError:
             continue
         try:
@@ -228,18 +239,24 @@ def tail_start(directory: str, tail: int) -> tuple[tuple[int, int] | None, int]:
     return None, max(0, counted - tail)
 
 
-async def follow(sink: LogSink, *, from_start: bool = False) -> AsyncIterator[Chunk]:
-    """Yield chunks as the log grows, until all its sources have ended.
+def position(sink: LogSink) -> tuple[int, int]:
+    """Return where the log ends now: ``(generation, offset)``, a place to follow from."""
+    return sink.generation, os.lseek(sink.log_fd, 0, os.SEEK_CUR)
 
-    Starts at what is written from now on, or at the beginning of the live file. Cancellation and
-    ``aclose`` give the descriptors back. Nothing is skipped when the log is rotated meanwhile.
+
+async def follow(sink: LogSink, start: tuple[int, int]) -> AsyncGenerator[Chunk, None]:
+    """Yield chunks from a place on as the log grows, until all its sources have ended.
+
+    Cancellation and ``aclose`` give the descriptors back. Nothing is skipped when the log is
+    rotated meanwhile.
     """
     with sink.followed():
-        generation = sink.generation
+        generation, offset = start
         log = LogFile(sink.directory)
         try:
-            if not from_start:
-                log.skip_to_end()
+            if sink.generation == generation:
+                log.skip_to(offset)
+            generation = sink.generation
             while True:
                 ended = sink.finished.is_set()
                 rotated = sink.generation != generation

@@ -201,9 +201,7 @@ class Meter:
     # While it lives.
 
     def state(self, container_id: str, status: str) -> None:
-        """Tell a change of status at this instant: paused when the kernel says frozen, running
-        when the thaw is written. Time is counted as paused between the two.
-        """
+        """Tell a change of status now: paused when frozen, running when the thaw is written."""
         subject = self._subjects.get(container_id)
         if subject is None:
             return

@@ -45,9 +45,9 @@ def tick(subjects: Iterable[Subject], *, slow_interval_ns: int, health: Health) 
             health.polls_failed[controller_of(error)] += 1
             continue
         if slow and read:
-            # On a schedule of its own, but never owed: a late reading is not made up.
-            subject.slow_due_ns = max(subject.slow_due_ns, now - slow_interval_ns)
-            subject.slow_due_ns += slow_interval_ns
+            # On a schedule of its own; readings that were missed are not made up.
+            due = subject.slow_due_ns + slow_interval_ns
+            subject.slow_due_ns = due if due > now else now + slow_interval_ns
             complete.append(subject)
     return complete
 

@@ -94,6 +94,39 @@ def open_detached(
             os.close(fd)
 
 
+def open_readonly(lower: Sequence[str]) -> int:
+    """Return a descriptor of the merged layers, mounted nowhere; closing it ends the overlay.
+
+    Args:
+        lower: two or more layers, lowest first.
+
+    Raises:
+        OSError: as :func:`mount_writable`; E2BIG for more layers than a kernel before 6.8 can
+            take this way (about fifteen).
+    """
+    try:
+        return open_detached(lower, None, None)
+    except _AppendMissing:
+        return open_readonly_by_string(lower)
+
+
+def open_readonly_by_string(lower: Sequence[str]) -> int:
+    """Do as :func:`open_readonly` on kernels before 6.8."""
+    held: list[int] = []
+    context = mounts.fsopen("overlay")
+    try:
+        held.extend(os.open(path, OPEN_DIRECTORY) for path in reversed(lower))
+        value = ":".join(f"/proc/self/fd/{fd}" for fd in held)
+        if len(value) > MAX_STRING:
+            raise OSError(errno.E2BIG, f"{len(lower)} layers are too many for this kernel")
+        mounts.fsconfig_string(context, "lowerdir", value)
+        _create(context)
+        return mounts.fsmount(context)
+    finally:
+        for fd in (context, *held):
+            os.close(fd)
+
+
 def _append_lower(context: int, path: str) -> None:
     try:
         mounts.fsconfig_string(context, "lowerdir+", path)

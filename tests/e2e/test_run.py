@@ -115,7 +115,8 @@ def test_logs_survive_and_can_be_cut(daemon: RunningDaemon) -> None:
     assert everything.stderr == "problem\n"
     assert daemon.run("logs", "--tail", "2", "talker").stdout == "line 5\n"
     stamped = daemon.out("logs", "-t", "talker").splitlines()[0]
-    assert stamped.endswith(" line 1") and stamped[:2] == "20"
+    assert stamped.endswith(" line 1")
+    assert stamped[:2] == "20"
     assert daemon.out("logs", "--since", "2000-01-01T00:00:00Z", "talker").count("line") == 5
     assert daemon.out("logs", "--since", "0s", "talker") == ""
 
@@ -168,9 +169,7 @@ def test_restart_on_failure_counts(daemon: RunningDaemon) -> None:
     daemon.run("run", "-d", "--name", "flaky", "--restart", "on-failure:2", "busybox", "false")
 
     wait_until(lambda: daemon.out("inspect", "-f", "{{.RestartCount}}", "flaky") == "2")
-    wait_until(
-        lambda: daemon.out("inspect", "-f", "{{.State.Status}}", "flaky") == "exited"
-    )
+    wait_until(lambda: daemon.out("inspect", "-f", "{{.State.Status}}", "flaky") == "exited")
 
 
 def test_health_check_turns_healthy(daemon: RunningDaemon) -> None:

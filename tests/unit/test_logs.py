@@ -116,7 +116,9 @@ async def test_follow_sees_all_over_rotation(tmp_path: Path) -> None:
     seen = bytearray()
 
     async def reader(*, task_status: trio.TaskStatus[None]) -> None:
-        async with contextlib.aclosing(log_reader.follow(sink, log_reader.position(sink))) as chunks:
+        async with contextlib.aclosing(
+            log_reader.follow(sink, log_reader.position(sink))
+        ) as chunks:
             task_status.started()
             async for chunk in chunks:
                 seen.extend(chunk.content)

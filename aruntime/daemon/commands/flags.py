@@ -49,6 +49,9 @@ class Flag:
     """What the help shows as its value; empty: the kind's name."""
     help: str = ""
     choices: tuple[str, ...] = ()
+    read: Callable[[str], Any] | None = None
+    """Turns one value of a string or list flag into what ``Parsed`` holds; ValueError says why
+    it cannot."""
     aliases: tuple[str, ...] = ()
     """Other long names, never shown (``--net`` for ``--network``)."""
     hidden: bool = False
@@ -230,15 +233,16 @@ def read_value(flag: Flag, text: str, previous: Any = None) -> Any:
     Raises:
         ValueError: with the reason only.
     """
+    read = flag.read or str
     match flag.kind:
         case "string":
-            return text
+            return read(text)
         case "choice":
             if text not in flag.choices:
                 raise ValueError(f"must be one of {', '.join(flag.choices)}")
             return text
         case "list":
-            return [*(previous or []), text]
+            return [*(previous or []), read(text)]
         case "map":
             key, _, value = text.partition("=")
             if not key:

@@ -133,9 +133,9 @@ class _Evaluation:
         self.scope_of(name)[name] = value
 
     def scope_of(self, name: str, position: int = 0) -> dict[str, Any]:
-        for scope in reversed(self.scopes):
-            if name in scope:
-                return scope
+        found: list[dict[str, Any]] = [scope for scope in self.scopes if name in scope]
+        if found:
+            return found[-1]
         self.fail(position, f"variable ${name} has no value here")
 
     def pipe(self, node: ast.Pipe, dot: Any) -> Any:

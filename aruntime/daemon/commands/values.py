@@ -61,6 +61,15 @@ def parse_bytes(text: str) -> int:
 
     Source: ``RAMInBytes`` of docker/go-units; fractions of a byte are cut off.
     """
+    return _parse_scaled(text, 1024)
+
+
+def parse_size(text: str) -> int:
+    """Read a size with decimal units, as docker's log options have it: ``10m`` is 10⁷ bytes."""
+    return _parse_scaled(text, 1000)
+
+
+def _parse_scaled(text: str, base: int) -> int:
     split = max(map(text.rfind, "0123456789. "))
     if split < 0:
         raise ValueError(f"invalid size: '{text}'")
@@ -77,7 +86,7 @@ def parse_bytes(text: str) -> int:
         power = _SIZE_POWERS[unit]
     else:
         raise ValueError(f"invalid suffix: '{suffix}'")
-    size = int(Decimal(number) * (1024**power))
+    size = int(Decimal(number) * (base**power))
     if size > INT64_MAX:
         raise ValueError(f"invalid size: '{text}': value out of range")
     return size

@@ -171,6 +171,16 @@ def test_kill_ends_processes_frozen_by_v1(legacy: Scene) -> None:
     legacy.wait_until(lambda: not legacy.driver.pids(cgroup))
 
 
+def test_kill_reaches_a_process_that_joined_v1_only(hybrid: Scene) -> None:
+    """A child that failed half-way through joining does not keep the cgroup for ever."""
+    cgroup = hybrid.driver.create("half", {})
+    child = hybrid.inside_ready(cgroup, "sys.stdin.read()")
+    parent = hybrid.driver.cgroup_at(hybrid.driver.parent)
+    Path(parent.directories["unified"], "cgroup.procs").write_text(str(child.pid))
+    hybrid.driver.kill(cgroup)
+    assert child.wait(timeout=10) == -signal.SIGKILL
+
+
 def test_v1_freezer_holds_a_forking_group(legacy: Scene) -> None:
     """The fallback freezer stops a group that keeps forking, and lets it run on."""
     cgroup = legacy.driver.create("f", {})

@@ -11,6 +11,7 @@ import pytest
 
 from aruntime.cgroups.detect import Hierarchy
 from aruntime.cgroups.driver import Cgroup, Driver, open_driver
+from aruntime.errors import InvalidParameter
 
 if TYPE_CHECKING:
     from tests.kernel.cgroups.conftest import Scene
@@ -107,3 +108,9 @@ def test_reader_keeps_fewer_descriptors_when_asked(
         assert len(os.listdir("/proc/self/fd")) == before
     assert counts[1] <= 10 < counts[0]
     assert readings[0] == readings[1]
+
+
+def test_root_cgroup_is_never_read(driver: Driver) -> None:
+    """The root's memory.stat takes seconds on some hosts: no reader is opened on it."""
+    with pytest.raises(InvalidParameter, match="root cgroup"):
+        driver.open_reader(driver.cgroup_at("/"))

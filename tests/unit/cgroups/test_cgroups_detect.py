@@ -81,6 +81,16 @@ def test_named_hierarchies_alone_do_not_make_a_hybrid(tmp_path: Path) -> None:
     assert found.v1 == {"name=elogind": "/run/elogind"}
 
 
+def test_mount_points_with_blanks(tmp_path: Path) -> None:
+    """Escapes in the mount table are undone, other mounts and optional fields skipped."""
+    table = (
+        "25 30 0:23 / /sys/fs/cgroup ro shared:9 - tmpfs tmpfs ro,mode=755\n"
+        "31 25 0:28 / /sys/fs/cg\\040roup/cpu rw shared:10 master:1 - cgroup cgroup rw,cpu\n"
+        "99 25 0:39 / /mnt rw - ext4 /dev/cgroup rw\n"
+    )
+    assert detected(tmp_path, table).v1 == {"cpu": "/sys/fs/cg roup/cpu"}
+
+
 def test_nothing_mounted(tmp_path: Path) -> None:
     """No cgroup mount at all is legacy without controllers; limits will say what is missing."""
     assert detected(tmp_path, "") == Hierarchy("legacy", {}, None, frozenset())

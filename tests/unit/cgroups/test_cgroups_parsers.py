@@ -125,18 +125,3 @@ def test_device_list() -> None:
         ("b", None, None, "m"),
         ("c", 1, 3, "rwm"),
     ]
-
-
-def test_cgroup_mounts_undo_escapes_and_skip_others() -> None:
-    """Only cgroup mounts count, with or without optional fields, blanks in the path or not."""
-    text = (
-        b"25 30 0:23 / /sys/fs/cgroup ro shared:9 - tmpfs tmpfs ro,mode=755\n"
-        b"31 25 0:28 / /sys/fs/cg\\040roup/cpu rw shared:10 master:1 - cgroup cgroup rw,cpu\n"
-        b"41 25 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate\n"
-        b"99 25 0:39 / /mnt rw - ext4 /dev/cgroup rw\n"
-        b"garbage\n"
-    )
-    assert parsers.parse_cgroup_mounts(text) == [
-        ("/sys/fs/cg roup/cpu", "cgroup", ("rw", "cpu")),
-        ("/sys/fs/cgroup/unified", "cgroup2", ("rw", "nsdelegate")),
-    ]

@@ -185,6 +185,7 @@ def test_files_of_newer_kernels_are_optional(hybrid: Cgroup, keep_open: bool) ->
     """An older kernel without peak, events, pressure or memsw reads as zero or None."""
     missing = {
         "pids": ["pids.peak", "pids.events"],
+        "cpu": ["cpu.stat"],
         "memory": ["memory.kmem.usage_in_bytes", "memory.memsw.failcnt"],
         "unified": ["cpu.pressure", "memory.pressure", "io.pressure", "cgroup.stat.local"],
         "blkio": ["blkio.bfq.io_service_bytes_recursive", "blkio.bfq.io_serviced_recursive"],
@@ -196,6 +197,7 @@ def test_files_of_newer_kernels_are_optional(hybrid: Cgroup, keep_open: bool) ->
     stats = reader.read()
     reader.close()
     assert stats is not None
+    assert stats.throttling is None
     assert stats.pids == PidsStats(5, 0, 5, 0)
     assert stats.memory is not None
     assert stats.memory.kernel_bytes == 0
@@ -232,6 +234,14 @@ def test_missing_cgroup_leaves_no_descriptor(hybrid: Cgroup, v2: Cgroup) -> None
     shutil.rmtree(v2.directories["unified"])
     with pytest.raises(FileNotFoundError):
         V2Reader(v2, believing("none"))
+
+
+def test_missing_counter_is_told_when_opening(hybrid: Cgroup, keep_open: bool) -> None:
+    """A file that nothing can be billed without is an error at once, not a silent None later."""
+    Path(hybrid.directories["memory"], "memory.usage_in_bytes").unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        V1Reader(hybrid, believing("none"), keep_open=keep_open)
+    assert str(caught.value.filename).endswith("memory.usage_in_bytes")
 
 
 def test_oom_kills_of_descendants_are_summed_and_kept(hybrid: Cgroup) -> None:

@@ -1,0 +1,124 @@
+"""What the child of clone3 does until it becomes the container's program.
+
+It is a fork of the shim: everything it needs is imported already, every signal is blocked, it is
+not dumpable, and nobody but the shim hears it. The steps and their order are those of
+:mod:`aruntime.container.messages`; whatever fails is reported with its step and ends it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from aruntime.container import exec as container_exec
+from aruntime.container import intermediate, joining, messages, program, wiring
+from aruntime.container.channel import Channel, close_others
+from aruntime.kernel import namespaces, process
+from aruntime.rootfs import apply
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+STREAMS = ("stdin", "stdout", "stderr")
+NULL_PATH = "/dev/null"
+
+LOWERING_REFUSED = frozenset({errno.EACCES, errno.EPERM})
+
+
+def run(payload: dict[str, Any], fds: dict[str, int], channel_fd: int) -> NoReturn:
+    """Be the child: set the container up, execute its program, or report why not.
+
+    Args:
+        payload: the decoded launch payload.
+        fds: the request's descriptors: stdin, stdout, stderr and those that ``join`` names.
+        channel_fd: this end of the socket pair to the shim.
+    """
+    channel = Channel(channel_fd)
+    try:
+        begin(payload, fds, channel)
+        if payload["kind"] == messages.EXEC:
+            container_exec.enter_container(payload, fds, channel)
+        else:
+            set_up_container(payload, fds, channel)
+    except BaseException as error:
+        channel.fail(error)
+    os._exit(1)
+
+
+def begin(payload: dict[str, Any], fds: dict[str, int], channel: Channel) -> None:
+    """Detach from the shim: session, descriptors, standard streams, OOM score.
+
+    Raises:
+        OSError: a system call failed.
+    """
+    process.set_dumpable(False)
+    os.setsid()
+    for number, name in enumerate(STREAMS):
+        fd = fds.pop(name, -1)
+        if fd < 0:
+            fd = os.open(NULL_PATH, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(fd, number, inheritable=True)
+    close_others([channel.fd, *fds.values()])
+    channel.renumber()
+    for name, fd in fds.items():
+        fds[name] = os.dup(fd)
+        os.close(fd)
+    if "oom_score_adj" in payload:
+        channel.step = messages.STEP_OOM_SCORE
+        set_oom_score(payload["oom_score_adj"], channel)
+    channel.warnings.extend(payload["warnings"])
+
+
+def set_oom_score(score: int, channel: Channel) -> None:
+    """Set oom_score_adj; lowering it takes CAP_SYS_RESOURCE, without which it is a warning.
+
+    Raises:
+        OSError: as write(2), but for a refusal to lower it.
+    """
+    try:
+        joining.write_file("/proc/self/oom_score_adj", b"%d" % score)
+    except OSError as error:
+        if error.errno not in LOWERING_REFUSED:
+            raise
+        channel.warnings.append(
+            f"oom_score_adj {score} is not set: lowering it needs CAP_SYS_RESOURCE"
+        )
+
+
+def set_up_container(payload: dict[str, Any], fds: dict[str, int], channel: Channel) -> None:
+    """Everything from a fresh child to execve; returns only by raising.
+
+    Raises:
+        OSError, StepFailed, LookupError: the step in ``channel.step`` failed.
+    """
+    joining.join_cgroups(payload["cgroups"], channel)
+    peer, held = None, dict[str, int]()
+    if intermediate.is_needed(payload):
+        peer, held = intermediate.fork_init(payload, fds, channel)
+    network = wiring.HostNetwork(payload["netlink"], peer, channel)
+    joining.join_namespaces(payload["join"], fds, channel)
+    channel.step = messages.STEP_UNSHARE
+    namespaces.unshare(payload["unshare"])
+    ready: dict[str, int] = {}
+    if payload["unshare"] & namespaces.CLONE_NEWNET:
+        ready["netns"] = os.open(wiring.NETNS_PATH, os.O_RDONLY | os.O_CLOEXEC)
+    network.connect()
+    name_host(payload, channel)
+    channel.step = messages.STEP_ROOTFS
+    apply.apply(payload["mounts"], held)
+    program.run(payload, channel, ready, wait=not payload.get("start"))
+
+
+def name_host(payload: dict[str, Any], channel: Channel) -> None:
+    """Set host name and domain name.
+
+    Raises:
+        OSError: as sethostname(2); EINVAL for a name above 64 bytes.
+    """
+    if "hostname" in payload:
+        channel.step = messages.STEP_HOSTNAME
+        process.sethostname(payload["hostname"])
+    if "domainname" in payload:
+        channel.step = messages.STEP_DOMAINNAME
+        process.setdomainname(payload["domainname"])

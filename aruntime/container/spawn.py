@@ -1,0 +1,115 @@
+"""The parent's side of a launch: fork init into its first namespaces, keep a line to it.
+
+Used by the shim, which is single-threaded; the caller becomes the parent of what it spawns and
+must reap it. Nothing here waits for the child.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+
+from aruntime.container import init, intermediate, joining, messages
+from aruntime.kernel import namespaces
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+OWN_PID_NAMESPACE = "/proc/self/ns/pid"
+SEQPACKET = _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC
+MOST_PAYLOAD_BYTES = 16 << 20
+
+
+class Spawned:
+    """A forked child; whoever has this owns ``pidfd`` and ``channel`` (a non-blocking socket).
+
+    Attributes:
+        pid: of init, or of the intermediate process until that has reported the real init.
+        is_intermediate: whether ``pid`` is the intermediate process.
+    """
+
+    __slots__ = ("channel", "is_intermediate", "pid", "pidfd")
+
+    def __init__(
+        self, pid: int, pidfd: int, channel: _socket.socket, *, is_intermediate: bool
+    ) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.channel = channel
+        self.is_intermediate = is_intermediate
+
+
+def read_payload(fd: int, kind: str) -> dict[str, Any]:
+    """Return the launch payload from its memfd.
+
+    Raises:
+        OSError: as pread(2).
+        ValueError: it is no payload of this kind and version.
+    """
+    size = os.fstat(fd).st_size
+    if size > MOST_PAYLOAD_BYTES:
+        raise ValueError(f"the payload has {size} bytes")
+    content = b""
+    while len(content) < size:
+        chunk = os.pread(fd, size - len(content), len(content))
+        if not chunk:
+            raise ValueError("the payload is cut off")
+        content += chunk
+    payload = messages.decode(content)
+    if payload.get("version") != messages.PAYLOAD_VERSION or payload.get("kind") != kind:
+        shown = f"{payload.get('kind')!r}, version {payload.get('version')!r}"
+        raise ValueError(f"expected a payload for {kind}, got {shown}")
+    return payload
+
+
+def spawn(payload: dict[str, Any], fds: dict[str, int]) -> Spawned:
+    """Fork the child; in the child this never returns.
+
+    Args:
+        payload: of :func:`read_payload`.
+        fds: the child's standard streams by name, and the descriptors its ``join`` names; they
+            stay the caller's, who closes them as soon as this returns.
+
+    Raises:
+        OSError: nothing was forked; the step is clone3, or the PID namespace cannot be joined.
+    """
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, SEQPACKET)
+    try:
+        ours.setblocking(False)
+        by_intermediate = intermediate.is_needed(payload)
+        joins_pid = any(mask & namespaces.CLONE_NEWPID for mask, _ in payload["join"])
+        if joins_pid and not by_intermediate:
+            pid, pidfd = _clone_into_pid_namespace(payload, fds, theirs)
+        else:
+            pid, pidfd = _clone(0 if by_intermediate else payload["clone"], payload, fds, theirs)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return Spawned(pid, pidfd, ours, is_intermediate=by_intermediate)
+
+
+def _clone_into_pid_namespace(
+    payload: dict[str, Any], fds: dict[str, int], theirs: _socket.socket
+) -> tuple[int, int]:
+    """Fork with the children's PID namespace switched, and switch it back."""
+    own = os.open(OWN_PID_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        joining.join_pid_namespace(payload["join"], fds)
+        try:
+            return _clone(payload["clone"], payload, fds, theirs)
+        finally:
+            namespaces.setns(own, namespaces.CLONE_NEWPID)
+    finally:
+        os.close(own)
+
+
+def _clone(
+    flags: int, payload: dict[str, Any], fds: dict[str, int], theirs: _socket.socket
+) -> tuple[int, int]:
+    pid, pidfd = namespaces.clone3(flags)
+    if pid == 0:
+        init.run(payload, fds, theirs.detach())
+    return pid, pidfd

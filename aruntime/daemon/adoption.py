@@ -1,0 +1,244 @@
+"""Takes containers back when a daemon starts, and keeps them when a shim dies.
+
+What may have happened while no daemon lived is decided here, per container:
+
+    the shim holds its init, running           taken over with its pipes, log, pidfd
+    the shim holds its init, dead              taken over the same way: its end is then observed,
+                                               read and booked as any other (a zombie waits)
+    the shim holds an init never started       ended; the launch was cut off
+    no shim, the process is alive              watched by pidfd; its pipes are gone, said so
+    no shim, the process is gone               exit code unknown, said so; the cgroup, if it is
+                                               there, still tells what was used
+    another boot                               ended when the host did; nothing more is known
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+import structlog
+import trio
+
+from aruntime.container import logfile, store
+from aruntime.container.state import Status
+from aruntime.daemon import execs, life
+from aruntime.daemon.parts import Parts
+from aruntime.daemon.pump import LogSink
+from aruntime.daemon.record import Container, Exec, Input, Streams
+from aruntime.daemon.shim_client import Reply
+from aruntime.daemon.supervisor import Supervisor
+from aruntime.errors import AruntimeError
+from aruntime.kernel import process
+
+journal = structlog.get_logger()
+
+LOST_OUTPUT = "the shim died: output since then is lost"
+ACTIVE = frozenset({Status.RUNNING, Status.PAUSED, Status.PAUSING, Status.RESTARTING})
+
+
+async def adopt_all(parts: Parts, supervisor: Supervisor, held: list[Reply]) -> None:
+    """Make every container on disk known again and supervise those that run.
+
+    Args:
+        held: the children that the shim handed over; their descriptors are consumed.
+    """
+    loaded, broken = await trio.to_thread.run_sync(
+        store.load_all, str(parts.settings.root / "containers")
+    )
+    for error in broken:
+        journal.error("container not loaded", error=str(error))
+    inits = {reply.fields["id"]: reply for reply in held if not reply.fields.get("exec_id")}
+    exec_replies = [reply for reply in held if reply.fields.get("exec_id")]
+    restarts = []
+    for config, state, directory in loaded:
+        container = Container(config, state, directory)
+        supervisor.register(container)
+        was_active = state.status in ACTIVE
+        reply = inits.pop(container.id, None)
+        if reply is not None:
+            await adopt_held(parts, container, reply)
+        elif was_active:
+            await adopt_orphan(parts, container)
+        else:
+            parts.meter.declare(parts.meter_subject(container), meter_status(state.status))
+        if container.is_running:
+            supervisor.supervise_soon(container)
+        elif wants_start(container, was_active=was_active):
+            restarts.append(container)
+    for reply in exec_replies:
+        adopt_exec(parts, supervisor, reply)
+    for stray in inits.values():
+        await discard_stray(parts, stray)
+    await trio.to_thread.run_sync(
+        parts.network.reconcile, {item.id for item in supervisor if item.is_running}
+    )
+    await remove_stray_cgroups(parts, supervisor)
+    await parts.meter.settle(item.id for item in supervisor)
+    for container in restarts:
+        parts.spawn(restart, supervisor, container)
+
+
+def meter_status(status: Status) -> str:
+    """Return what the meter calls a container without a process."""
+    return "created" if status is Status.CREATED else "exited"
+
+
+def wants_start(container: Container, *, was_active: bool) -> bool:
+    """Whether docker would start it now that the daemon starts."""
+    policy = container.config.restart.name
+    if policy == "always":
+        return was_active or container.state.status is Status.EXITED
+    return policy == "unless-stopped" and not container.state.stopped_by_user and was_active
+
+
+async def restart(supervisor: Supervisor, container: Container) -> None:
+    """Start a container by its policy; a failure is logged, the others go on."""
+    try:
+        await supervisor.start(container)
+    except (AruntimeError, OSError) as error:
+        journal.error("not restarted", container=container.short_id, error=str(error))
+
+
+async def adopt_held(parts: Parts, container: Container, reply: Reply) -> None:
+    """Take over a child of the shim with all its descriptors."""
+    container.held_by_shim = True
+    container.pidfd = reply.take("pidfd")
+    container.state.pid = int(reply.fields["pid"])
+    log_fd, index_fd = reply.take("log"), reply.take("index")
+    if log_fd < 0 or index_fd < 0:
+        log_fd, index_fd = logfile.open_log(container.directory)
+    container.sink = make_sink(parts, container, log_fd, index_fd)
+    streams = Streams(
+        stdout_read=reply.take("pty_read" if container.config.tty else "stdout_read"),
+        stderr_read=reply.take("pty_write" if container.config.tty else "stderr_read"),
+    )
+    container.master_fd = reply.take("master")
+    stdin_fd = reply.take("stdin_write")
+    if container.config.tty and container.config.open_stdin:
+        container.stdin = Input(os.dup(container.master_fd), tty=True)
+    elif stdin_fd >= 0:
+        container.stdin = Input(stdin_fd, tty=False)
+    reply.close()
+    life.add_sources(parts, container, streams)
+    if reply.fields["state"] != "running":
+        # The launch was cut off before the program ran: end it like any other run.
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(container.pidfd, signal.SIGKILL)
+        container.state.error = "the daemon died while the container was being started"
+    if container.config.stdin_once and container.stdin is not None and not container.stdin.tty:
+        # Its client went with the old daemon.
+        container.stdin.close()
+        container.stdin = None
+        await parts.shim.client.close_stdin(container.id)
+    await resume_meter(parts, container)
+
+
+def make_sink(parts: Parts, container: Container, log_fd: int, index_fd: int) -> LogSink:
+    """Return a sink over descriptors whose file position is where the shim left off."""
+    container.sink = LogSink(
+        container.directory,
+        container.config.log,
+        log_fd=log_fd,
+        index_fd=index_fd,
+        on_rotate=life.rotation_callback(parts, container),
+    )
+    return container.sink
+
+
+async def resume_meter(parts: Parts, container: Container) -> None:
+    """Find the cgroup again, read its freezer, continue the account from its baseline."""
+    cgroup = parts.driver.cgroup(container.id)
+    exists = await trio.to_thread.run_sync(parts.driver.exists, cgroup)
+    container.cgroup = cgroup if exists else None
+    frozen = exists and await trio.to_thread.run_sync(parts.driver.is_frozen, cgroup)
+    # Not a move of the table: what the kernel says replaces what was written last.
+    container.state.status = Status.PAUSED if frozen else Status.RUNNING
+    lease = await trio.to_thread.run_sync(parts.network.lookup, container.id)
+    container.address = lease.ip if lease is not None else ""
+    await parts.meter.resume_registration(
+        parts.meter_subject(container), "paused" if frozen else "running"
+    )
+
+
+async def adopt_orphan(parts: Parts, container: Container) -> None:
+    """Watch a container whose shim died, or find out that it has ended."""
+    now = container.state
+    same_boot = now.boot_id == parts.boot_id
+    found = process.process_stat(now.pid) if same_boot and now.pid else None
+    if found is not None and found.start_time == now.start_time:
+        with contextlib.suppress(ProcessLookupError):
+            container.pidfd = os.pidfd_open(now.pid)
+    if container.pidfd >= 0:
+        journal.warning(LOST_OUTPUT, container=container.short_id)
+        now.error = LOST_OUTPUT
+        life.open_sink(parts, container)
+        await resume_meter(parts, container)
+        return
+    await resume_meter(parts, container)
+    now.error = (
+        "ended while neither daemon nor shim lived: its exit code is unknown"
+        if same_boot
+        else "the host was restarted: its exit code is unknown"
+    )
+    now.exit_code = None
+    now.finished_ns = time.time_ns()
+    await life.end_unobserved(parts, container)
+
+
+def adopt_exec(parts: Parts, supervisor: Supervisor, reply: Reply) -> None:
+    """Watch an exec of a former daemon to its end; its client is gone."""
+    with contextlib.suppress(AruntimeError):
+        container = supervisor.find(reply.fields["id"])
+        adopted = Exec(reply.fields["exec_id"], [], tty=bool(reply.fields.get("tty")))
+        adopted.pid = int(reply.fields["pid"])
+        adopted.pidfd = reply.take("pidfd")
+        adopted.master_fd = reply.take("master")
+        container.execs[adopted.id] = adopted
+        parts.spawn(execs.watch, parts, container, adopted)
+    reply.close()
+
+
+async def discard_stray(parts: Parts, reply: Reply) -> None:
+    """End a child whose container is not on disk: its creation was cut off, or it was erased."""
+    container_id, pidfd = str(reply.fields["id"]), reply.take("pidfd")
+    reply.close()
+    journal.warning("ending a container that is not on disk", container=container_id[:12])
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        cgroup = parts.driver.cgroup(container_id)
+        await trio.to_thread.run_sync(parts.driver.thaw, cgroup)
+        await trio.lowlevel.wait_readable(pidfd)
+        await parts.shim.client.reap(container_id)
+    except (AruntimeError, OSError) as error:
+        journal.error("stray container not ended", container=container_id[:12], error=str(error))
+    finally:
+        os.close(pidfd)
+
+
+async def remove_stray_cgroups(parts: Parts, supervisor: Supervisor) -> None:
+    """Remove groups below our parent that no running container owns."""
+    running = {item.id for item in supervisor if item.is_running}
+    for name in await trio.to_thread.run_sync(parts.cgroup_names):
+        if name not in running:
+            cgroup = parts.driver.cgroup(name)
+            try:
+                await trio.to_thread.run_sync(parts.driver.kill, cgroup)
+                await life.destroy_cgroup(parts, cgroup)
+            except OSError as error:
+                journal.error("stray cgroup not removed", cgroup=cgroup.path, error=str(error))
+
+
+async def after_shim_loss(parts: Parts, supervisor: Supervisor) -> None:
+    """Go on without the shim that forked the present containers: this daemon holds all it needs.
+
+    Their exit codes now come from the pidfds (the host's init reaps them). Should this daemon
+    die too, their pipes die with it.
+    """
+    for container in supervisor:
+        container.held_by_shim = False
+    journal.error("containers of the dead shim go on without a keeper", count=len(supervisor))
+    await trio.lowlevel.checkpoint()

@@ -1,0 +1,238 @@
+"""From a container's record to its OCI specification, with everything the host has to say to it.
+
+The specification itself is built by :mod:`aruntime.spec`, which is pure; here is what it needs
+from outside: device nodes, directories of volumes, generated files under /etc, namespaces of other
+containers, the compiled seccomp filter. Synchronous; called in worker threads.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from aruntime import spec as oci
+from aruntime.container import seccomp, seccomp_filter
+from aruntime.container.config import ContainerConfig
+from aruntime.errors import InvalidParameter
+from aruntime.kernel import capabilities
+from aruntime.network import files as network_files
+from aruntime.rootfs import volumes as rootfs_volumes
+
+if TYPE_CHECKING:
+    from aruntime.daemon.parts import Parts
+    from aruntime.daemon.record import Container
+
+SPEC_NAME = "spec.json"
+NOT_DEVICES = frozenset({"pts", "shm", "mqueue", "fd", "console"})
+"""Entries of /dev that are not handed to privileged containers (runc's rule)."""
+
+
+class Bundle(msgspec.Struct):
+    """A specification and what belongs to it.
+
+    Attributes:
+        bpf: the compiled seccomp filter, None without one.
+        warnings: what could not be done as asked.
+    """
+
+    spec: dict[str, Any]
+    bpf: bytes | None
+    warnings: list[str]
+
+
+def make(parts: Parts, container: Container) -> Bundle:
+    """Return the specification of a container's next run.
+
+    Raises:
+        InvalidParameter: a device or a bind source does not exist.
+        AruntimeError, OSError: volumes, seccomp profile, generated files.
+    """
+    config = container.config
+    warnings: list[str] = []
+    files = write_etc_files(parts, container)
+    mask = capabilities.capget()[1]
+    spec = oci.build(
+        config,
+        rootfs=f"{container.directory}/rootfs",
+        etc_files=files,
+        volumes=volume_directories(parts, config),
+        capabilities=mask,
+        devices={device.source: device_nodes(device.source) for device in config.devices},
+        host_devices=host_devices() if config.privileged else (),
+        id_range=parts.id_range(container) if config.userns_mode == "auto" else None,
+        namespace_paths=namespace_paths(parts, config),
+        cgroups_path=f"{parts.settings.cgroup_parent}/{config.id}",
+        console_size=container.console_size if any(container.console_size) else None,
+        warnings=warnings,
+    )
+    return Bundle(spec, compile_filter(parts, config, spec), warnings)
+
+
+def save(container: Container, made: Bundle) -> None:
+    """Keep the specification of the present run for execs (spec.json; made anew at each start)."""
+    with open(f"{container.directory}/{SPEC_NAME}", "wb") as file:
+        file.write(msgspec.json.encode(made.spec))
+
+
+def load(parts: Parts, container: Container) -> Bundle:
+    """Return the specification that the present run was started with.
+
+    Raises:
+        OSError: spec.json cannot be read.
+    """
+    with open(f"{container.directory}/{SPEC_NAME}", "rb") as file:
+        spec = msgspec.json.decode(file.read())
+    return Bundle(spec, compile_filter(parts, container.config, spec), [])
+
+
+def compile_filter(parts: Parts, config: ContainerConfig, spec: dict[str, Any]) -> bytes | None:
+    """Return the container's compiled seccomp filter, None where it has none."""
+    profile = seccomp.seccomp_of(
+        config.seccomp,
+        privileged=config.privileged,
+        capabilities=spec["process"]["capabilities"]["bounding"],
+    )
+    if profile is None:
+        return None
+    directory = str(parts.settings.root / "seccomp")
+    return seccomp_filter.compile_filter(profile, directory=directory)
+
+
+def write_etc_files(parts: Parts, container: Container) -> dict[str, str]:
+    """Write /etc/hosts, hostname and resolv.conf; return path inside to path on the host."""
+    config, directory = container.config, container.directory
+    own_network = config.network_mode != "host"
+    contents = {
+        "hostname": network_files.hostname_file(config.hostname),
+        "hosts": network_files.hosts(
+            config.hostname,
+            domainname=config.domainname,
+            address=container.address,
+            extra_hosts=config.extra_hosts,
+            host_gateway=str(parts.network.gateway.ip),
+            host_text="" if own_network else network_files.host_hosts(),
+        ),
+        "resolv.conf": network_files.resolv_conf(
+            network_files.host_resolv_conf(),
+            dns=config.dns,
+            search=config.dns_search,
+            options=config.dns_options,
+            host_network=not own_network,
+        ),
+    }
+    for name, content in contents.items():
+        with open(f"{directory}/{name}", "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(content)
+    return {f"/etc/{name}": f"{directory}/{name}" for name in contents}
+
+
+def volume_directories(parts: Parts, config: ContainerConfig) -> dict[str, str]:
+    """Make the named volumes a container mounts, fill new ones from the image; name to path."""
+    found: dict[str, str] = {}
+    root = str(parts.settings.root / "volumes")
+    for mount in config.mounts:
+        if mount.type == "volume":
+            made = rootfs_volumes.ensure(root, mount.source)
+            found[mount.source] = made.path
+            if not mount.no_copy:
+                rootfs_volumes.populate(made.path, config.layers, mount.target)
+        elif mount.type == "bind":
+            check_bind_source(mount.source, create=mount.create_source)
+    return found
+
+
+def remove_anonymous_volumes(parts: Parts, config: ContainerConfig) -> None:
+    """Remove the volumes that were made without a name for this container alone."""
+    root = str(parts.settings.root / "volumes")
+    for mount in config.mounts:
+        if mount.type == "volume" and rootfs_volumes.is_anonymous(mount.source):
+            rootfs_volumes.remove(root, mount.source)
+
+
+def check_bind_source(path: str, *, create: bool) -> None:
+    """Make a missing bind source (``-v``), or refuse it (``--mount``).
+
+    Raises:
+        InvalidParameter: it does not exist.
+    """
+    if os.path.lexists(path):
+        return
+    if not create:
+        raise InvalidParameter(f"bind source path does not exist: {path}; make it first")
+    os.makedirs(path, mode=0o755)
+
+
+def device_nodes(source: str) -> list[dict[str, Any]]:
+    """Return the device nodes at a path of the host; a directory is searched.
+
+    Raises:
+        InvalidParameter: there is none.
+    """
+    found = [source]
+    if os.path.isdir(source):
+        found = [f"{base}/{name}" for base, _, names in os.walk(source) for name in names]
+    nodes = [node for path in sorted(found) if (node := device_node(path)) is not None]
+    if not nodes:
+        raise InvalidParameter(
+            f"error gathering device information while adding custom device {source!r}:"
+            " no such device"
+        )
+    return nodes
+
+
+def device_node(path: str) -> dict[str, Any] | None:
+    """Return one node as a member of ``linux.devices``, None if the path is no device."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    kinds = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
+    kind = kinds.get(stat.S_IFMT(status.st_mode))
+    if kind is None:
+        return None
+    return {
+        "path": path,
+        "type": kind,
+        "major": os.major(status.st_rdev),
+        "minor": os.minor(status.st_rdev),
+        "fileMode": stat.S_IMODE(status.st_mode),
+        "uid": status.st_uid,
+        "gid": status.st_gid,
+    }
+
+
+def host_devices() -> list[dict[str, Any]]:
+    """Return every device node below /dev, for privileged containers."""
+    found = []
+    for base, directories, names in os.walk("/dev"):
+        directories[:] = [name for name in directories if name not in NOT_DEVICES]
+        for name in names:
+            if name not in NOT_DEVICES:
+                node = device_node(f"{base}/{name}")
+                if node is not None and not os.path.islink(f"{base}/{name}"):
+                    found.append(node)
+    return found
+
+
+def namespace_paths(parts: Parts, config: ContainerConfig) -> dict[str, str]:
+    """Return the namespaces of other containers that this one joins (``container:ID``).
+
+    Raises:
+        Conflict: the other container does not run.
+    """
+    modes = {
+        "pid": config.pid_mode,
+        "network": config.network_mode,
+        "ipc": config.ipc_mode,
+        "uts": config.uts_mode,
+    }
+    names = {"network": "net"}
+    found = {}
+    for kind, mode in modes.items():
+        if mode.startswith("container:"):
+            pid = parts.pid_of(mode.removeprefix("container:"))
+            found[kind] = f"/proc/{pid}/ns/{names.get(kind, kind)}"
+    return found

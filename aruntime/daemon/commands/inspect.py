@@ -1,0 +1,329 @@
+"""inspect: everything known about containers and images, as docker's JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aruntime.container.config import ContainerConfig, Mount
+from aruntime.container.state import Status
+from aruntime.daemon.commands.flags import PROGRAM, Command, Flag, Parsed
+from aruntime.daemon.commands.listing import render_objects
+from aruntime.daemon.health import HealthState
+from aruntime.daemon.log_reader import rfc3339_nano
+from aruntime.daemon.record import Container
+from aruntime.daemon.session import Session
+from aruntime.errors import ContainerNotFound, ImageNotFound
+from aruntime.images.image import Image
+from aruntime.images.untag import familiar
+
+if TYPE_CHECKING:
+    from aruntime.daemon.compose import Daemon
+
+NEVER = "0001-01-01T00:00:00Z"
+
+
+def moment(time_ns: int) -> str:
+    """Return a time as docker's JSON has it, Go's zero time for never."""
+    return rfc3339_nano(time_ns) if time_ns else NEVER
+
+
+def container_object(daemon: Daemon, container: Container) -> dict[str, Any]:
+    """Return a container as ``docker inspect`` shows it, and our own members after it."""
+    config = container.config
+    return {
+        "Id": container.id,
+        "Created": moment(config.created_ns),
+        "Path": config.args[0] if config.args else "",
+        "Args": config.args[1:],
+        "State": state_object(container),
+        "Image": config.image_id,
+        "ResolvConfPath": f"{container.directory}/resolv.conf",
+        "HostnamePath": f"{container.directory}/hostname",
+        "HostsPath": f"{container.directory}/hosts",
+        "LogPath": f"{container.directory}/log",
+        "Name": f"/{config.name}",
+        "RestartCount": container.state.restart_count,
+        "Driver": "overlay2",
+        "Platform": "linux",
+        "ExecIDs": list(container.execs) or None,
+        "HostConfig": host_config_object(config),
+        "GraphDriver": {
+            "Name": "overlay2",
+            "Data": {
+                "LowerDir": ":".join(reversed(config.layers)),
+                "UpperDir": f"{container.directory}/upper",
+                "WorkDir": f"{container.directory}/work",
+            },
+        },
+        "Mounts": [mount_object(daemon, mount) for mount in config.mounts],
+        "Config": config_object(config),
+        "NetworkSettings": network_object(daemon, container),
+        "Usage": usage_object(daemon, container),
+    }
+
+
+def state_object(container: Container) -> dict[str, Any]:
+    """Return the member State; ExitCode is null when nobody knows it."""
+    state = container.state
+    status = state.status
+    shown: dict[str, Any] = {
+        "Status": status.value,
+        "Running": container.is_running,
+        "Paused": status is Status.PAUSED,
+        "Restarting": status is Status.RESTARTING,
+        "OOMKilled": state.oom_killed,
+        "Dead": status is Status.DEAD,
+        "Pid": state.pid,
+        "ExitCode": exit_code(container),
+        "Error": state.error,
+        "StartedAt": moment(state.started_ns),
+        "FinishedAt": moment(state.finished_ns),
+    }
+    if container.health is not None:
+        shown["Health"] = health_object(container.health)
+    return shown
+
+
+def exit_code(container: Container) -> int | None:
+    """Return the exit code, 0 while there is none yet, None when it is lost."""
+    state = container.state
+    ended = state.status in (Status.EXITED, Status.RESTARTING, Status.DEAD)
+    return state.exit_code if ended or state.exit_code is not None else 0
+
+
+def health_object(health: HealthState) -> dict[str, Any]:
+    """Return the member State.Health."""
+    return {
+        "Status": health.status,
+        "FailingStreak": health.failing_streak,
+        "Log": [
+            {
+                "Start": moment(result.start_ns),
+                "End": moment(result.end_ns),
+                "ExitCode": result.exit_code,
+                "Output": result.output,
+            }
+            for result in health.results
+        ],
+    }
+
+
+def config_object(config: ContainerConfig) -> dict[str, Any]:
+    """Return the member Config: what is independent of the host."""
+    shown: dict[str, Any] = {
+        "Hostname": config.hostname,
+        "Domainname": config.domainname,
+        "User": config.user,
+        "AttachStdin": config.stdin_once,
+        "Tty": config.tty,
+        "OpenStdin": config.open_stdin,
+        "StdinOnce": config.stdin_once,
+        "Env": config.env,
+        "Cmd": config.cmd or None,
+        "Image": config.image,
+        "WorkingDir": config.working_dir,
+        "Entrypoint": config.entrypoint or None,
+        "Labels": config.labels,
+        "StopSignal": config.stop_signal,
+        "StopTimeout": config.stop_timeout,
+    }
+    if config.health is not None:
+        health = config.health
+        shown["Healthcheck"] = {
+            "Test": list(health.test),
+            "Interval": health.interval_ns,
+            "Timeout": health.timeout_ns,
+            "StartPeriod": health.start_period_ns,
+            "StartInterval": health.start_interval_ns,
+            "Retries": health.retries,
+        }
+    return shown
+
+
+def host_config_object(config: ContainerConfig) -> dict[str, Any]:
+    """Return the member HostConfig: limits and what concerns this host."""
+    resources = config.resources
+    memory, cpu = resources.get("memory", {}), resources.get("cpu", {})
+    block = resources.get("blockIO", {})
+    return {
+        "Binds": [bind_text(mount) for mount in config.mounts if mount.type != "tmpfs"] or None,
+        "LogConfig": {
+            "Type": "json-file",
+            "Config": {
+                "max-size": str(config.log.max_size),
+                "max-file": str(config.log.max_file),
+                "mode": config.log.mode,
+            },
+        },
+        "NetworkMode": config.network_mode,
+        "RestartPolicy": {
+            "Name": config.restart.name,
+            "MaximumRetryCount": config.restart.max_retries,
+        },
+        "AutoRemove": config.auto_remove,
+        "CapAdd": config.cap_add or None,
+        "CapDrop": config.cap_drop or None,
+        "CgroupnsMode": config.cgroupns_mode,
+        "Dns": config.dns,
+        "DnsOptions": config.dns_options,
+        "DnsSearch": config.dns_search,
+        "ExtraHosts": config.extra_hosts or None,
+        "GroupAdd": config.group_add or None,
+        "IpcMode": config.ipc_mode or "private",
+        "OomScoreAdj": config.oom_score_adj,
+        "PidMode": config.pid_mode,
+        "Privileged": config.privileged,
+        "ReadonlyRootfs": config.read_only,
+        "UTSMode": config.uts_mode,
+        "UsernsMode": "" if config.userns_mode == "host" else config.userns_mode,
+        "ShmSize": config.shm_size,
+        "Init": config.init,
+        "Sysctls": config.sysctls or None,
+        "Ulimits": [
+            {"Name": limit.name, "Soft": limit.soft, "Hard": limit.hard} for limit in config.ulimits
+        ],
+        "Memory": memory.get("limit", 0),
+        "MemorySwap": memory.get("swap", 0),
+        "MemoryReservation": memory.get("reservation", 0),
+        "MemorySwappiness": memory.get("swappiness"),
+        "OomKillDisable": memory.get("disableOOMKiller", False),
+        "CpuShares": cpu.get("shares", 0),
+        "CpuPeriod": cpu.get("period", 0),
+        "CpuQuota": cpu.get("quota", 0),
+        "CpuRealtimePeriod": cpu.get("realtimePeriod", 0),
+        "CpuRealtimeRuntime": cpu.get("realtimeRuntime", 0),
+        "CpusetCpus": cpu.get("cpus", ""),
+        "CpusetMems": cpu.get("mems", ""),
+        "PidsLimit": resources.get("pids", {}).get("limit"),
+        "BlkioWeight": block.get("weight", 0),
+        "BlkioWeightDevice": block.get("weightDevice"),
+        "BlkioDeviceReadBps": block.get("throttleReadBpsDevice"),
+        "BlkioDeviceWriteBps": block.get("throttleWriteBpsDevice"),
+        "BlkioDeviceReadIOps": block.get("throttleReadIOPSDevice"),
+        "BlkioDeviceWriteIOps": block.get("throttleWriteIOPSDevice"),
+        "DeviceCgroupRules": config.device_cgroup_rules or None,
+        "Devices": [
+            {
+                "PathOnHost": device.source,
+                "PathInContainer": device.target,
+                "CgroupPermissions": device.permissions,
+            }
+            for device in config.devices
+        ],
+    }
+
+
+def bind_text(mount: Mount) -> str:
+    """Return a mount as ``-v`` writes it."""
+    return f"{mount.source}:{mount.target}" + (":ro" if mount.read_only else "")
+
+
+def mount_object(daemon: Daemon, mount: Mount) -> dict[str, Any]:
+    """Return one entry of Mounts."""
+    shown: dict[str, Any] = {
+        "Type": mount.type,
+        "Source": mount.source,
+        "Destination": mount.target,
+        "Mode": "ro" if mount.read_only else "",
+        "RW": not mount.read_only,
+        "Propagation": mount.propagation or ("rprivate" if mount.type == "bind" else ""),
+    }
+    if mount.type == "volume":
+        shown["Name"] = mount.source
+        shown["Source"] = str(daemon.settings.root / "volumes" / mount.source / "_data")
+        shown["Driver"] = "local"
+    return shown
+
+
+def network_object(daemon: Daemon, container: Container) -> dict[str, Any]:
+    """Return the member NetworkSettings."""
+    mode = container.config.network_mode
+    endpoint: dict[str, Any] = {"IPAddress": container.address, "Gateway": "", "IPPrefixLen": 0}
+    found = daemon.parts.network.lookup(container.id) if container.address else None
+    if found is not None:
+        endpoint = {
+            "IPAddress": found.ip,
+            "IPPrefixLen": found.prefix,
+            "Gateway": found.gateway,
+            "MacAddress": found.mac,
+        }
+    return {**endpoint, "Ports": {}, "Networks": {mode: endpoint}}
+
+
+def usage_object(daemon: Daemon, container: Container) -> dict[str, Any] | None:
+    """Return what the container has used so far, in base units (ours, not docker's)."""
+    snapshot = daemon.meter.snapshot(container.id)
+    if snapshot is None:
+        return None
+    totals = snapshot.totals
+    return {
+        "Tenant": container.config.tenant,
+        "CpuNanoseconds": totals.cpu_ns,
+        "MemoryByteNanoseconds": totals.memory_bytens2 // 2,
+        "RunningNanoseconds": totals.running_ns,
+        "PausedNanoseconds": totals.paused_ns,
+        "Pauses": totals.pauses,
+    }
+
+
+def image_object(image: Image) -> dict[str, Any]:
+    """Return an image as ``docker image inspect`` shows it."""
+    config = image.config
+    return {
+        "Id": image.id,
+        "RepoTags": [familiar(name) for name in image.names],
+        "RepoDigests": [familiar(name) for name in image.digests],
+        "Created": moment(image.created_ns),
+        "Architecture": image.architecture,
+        "Os": image.os,
+        "Size": image.size,
+        "Config": {
+            "User": config.user,
+            "ExposedPorts": {port: {} for port in config.exposed_ports} or None,
+            "Env": list(config.env),
+            "Cmd": list(config.cmd) or None,
+            "Volumes": {path: {} for path in config.volumes} or None,
+            "WorkingDir": config.working_dir,
+            "Entrypoint": list(config.entrypoint) or None,
+            "Labels": config.labels or None,
+            "StopSignal": config.stop_signal,
+        },
+        "RootFS": {"Type": "layers", "Layers": list(image.diff_ids)},
+    }
+
+
+async def run_inspect(session: Session, parsed: Parsed, daemon: Daemon) -> int:
+    """Show objects by name or id: containers first, then images."""
+    found: list[dict[str, Any]] = []
+    missing: list[str] = []
+    kind = parsed.string("type")
+    for reference in parsed.args:
+        try:
+            if kind == "image":
+                raise ContainerNotFound(reference)
+            found.append(container_object(daemon, daemon.supervisor.find(reference)))
+        except ContainerNotFound:
+            try:
+                if kind == "container":
+                    raise ImageNotFound(reference)
+                found.append(image_object(daemon.images.resolve(reference)))
+            except ImageNotFound:
+                missing.append(reference)
+    await session.out(render_objects(found, parsed.string("format")))
+    for reference in missing:
+        await session.err(f"{PROGRAM}: no such {kind or 'object'}: {reference}\n")
+    return 1 if missing else 0
+
+
+COMMANDS = [
+    Command(
+        "inspect", "Return low-level information on containers and images", run_inspect,
+        "NAME|ID [NAME|ID...]",
+        (
+            Flag("format", "f", "string", None, "string", "'json' or a Go template"),
+            Flag("type", "", "choice", None, "string", "Only container or image",
+                 choices=("container", "image")),
+        ),
+        minimum=1, section="common", completes="containers",
+    ),
+]  # fmt: skip

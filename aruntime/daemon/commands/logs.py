@@ -1,0 +1,153 @@
+"""logs: what a container wrote, whole, its tail, from a moment on, and as it grows."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import trio
+
+from aruntime.container import logfile
+from aruntime.daemon import log_reader
+from aruntime.daemon.commands.flags import Command, Flag, Parsed
+from aruntime.daemon.commands.values import parse_duration
+from aruntime.daemon.log_reader import Line, LineSplitter
+from aruntime.daemon.session import Session
+from aruntime.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from aruntime.daemon.compose import Daemon
+
+BATCH_BYTES = 1 << 16
+UNIX_TIME = re.compile(r"(\d+)(?:\.(\d{1,9}))?")
+
+
+def parse_moment(text: str, now_ns: int) -> int:
+    """Return a moment in Unix nanoseconds: RFC 3339, Unix seconds, or a duration before now.
+
+    Raises:
+        InvalidParameter: none of them.
+    """
+    match = UNIX_TIME.fullmatch(text)
+    if match is not None:
+        return int(match[1]) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
+    with contextlib.suppress(ValueError):
+        return now_ns - parse_duration(text)
+    with contextlib.suppress(ValueError):
+        # datetime keeps microseconds; docker's own stamps have nine digits.
+        trimmed = re.sub(r"(\.\d{6})\d+", r"\1", text)
+        return int(datetime.fromisoformat(trimmed).astimezone().timestamp() * 1e6) * 1000
+    raise InvalidParameter(
+        f"invalid time {text!r}: give 2026-01-02T13:23:37Z, a Unix time, or a duration such as 42m"
+    )
+
+
+def parse_tail(text: str) -> int | None:
+    """Return the number of lines of ``--tail``, None for all of them.
+
+    Raises:
+        InvalidParameter: neither a number nor ``all``.
+    """
+    if text == "all":
+        return None
+    if text.lstrip("-").isdigit():
+        return None if int(text) < 0 else int(text)
+    raise InvalidParameter(f"invalid value for --tail: {text!r} is neither a number nor all")
+
+
+def render(line: Line, *, timestamps: bool) -> bytes:
+    """Return a line as it is printed."""
+    if not timestamps:
+        return line.content
+    return log_reader.rfc3339_nano(line.time_ns).encode() + b" " + line.content
+
+
+async def write_lines(session: Session, lines: Iterator[Line], *, timestamps: bool) -> None:
+    """Write lines to the client's stdout and stderr, in batches, off the loop while reading."""
+    while True:
+        batch = await trio.to_thread.run_sync(next_batch, lines, timestamps)
+        if not batch:
+            return
+        for stream, content in batch:
+            await (session.err if stream == logfile.STDERR else session.out)(content)
+
+
+def next_batch(lines: Iterator[Line], timestamps: bool) -> list[tuple[int, bytes]]:
+    """Return up to 64 KiB of output as (stream, bytes), neighbours of one stream joined."""
+    batch: list[tuple[int, list[bytes]]] = []
+    size = 0
+    for line in lines:
+        if not batch or batch[-1][0] != line.stream:
+            batch.append((line.stream, []))
+        content = render(line, timestamps=timestamps)
+        batch[-1][1].append(content)
+        size += len(content)
+        if size >= BATCH_BYTES:
+            break
+    return [(stream, b"".join(parts)) for stream, parts in batch]
+
+
+async def run_logs(session: Session, parsed: Parsed, daemon: Daemon) -> int:
+    """Show the log of a container."""
+    container = daemon.supervisor.find(parsed.args[0])
+    now = time.time_ns()
+    since = parse_moment(parsed.string("since"), now) if parsed.string("since") else 0
+    until = parse_moment(parsed.string("until"), now) if parsed.string("until") else 0
+    tail = parse_tail(parsed.string("tail"))
+    timestamps = parsed.boolean("timestamps")
+    sink = container.sink
+    start = log_reader.position(sink) if sink is not None else None
+    if sink is not None or parsed.boolean("follow"):
+        session.open_ended = True
+    lines = log_reader.stored_lines(
+        container.directory,
+        since_ns=since,
+        until_ns=until,
+        tail=tail,
+        end=start[1] if start is not None else None,
+    )
+    await write_lines(session, lines, timestamps=timestamps)
+    if parsed.boolean("follow") and sink is not None and start is not None:
+        async with contextlib.aclosing(log_reader.follow(sink, start)) as chunks:
+            await follow(session, chunks, until=until, timestamps=timestamps)
+    return 0
+
+
+async def follow(
+    session: Session, chunks: AsyncIterator[log_reader.Chunk], *, until: int, timestamps: bool
+) -> None:
+    """Write what comes: raw chunks at once, or whole lines when each gets a time."""
+    splitter = LineSplitter()
+    async for chunk in chunks:
+        if until and chunk.time_ns > until:
+            return
+        write = session.err if chunk.stream == logfile.STDERR else session.out
+        if not timestamps:
+            await write(chunk.content)
+            continue
+        lines = [render(line, timestamps=True) for line in splitter.feed(chunk)]
+        if lines:
+            await write(b"".join(lines))
+    for line in splitter.rest():
+        write = session.err if line.stream == logfile.STDERR else session.out
+        await write(render(line, timestamps=True))
+
+
+COMMANDS = [
+    Command(
+        "logs", "Fetch the logs of a container", run_logs, "CONTAINER",
+        (
+            Flag("follow", "f", "bool", help="Follow log output"),
+            Flag("since", "", "string", None, "string",
+                 "Show logs since timestamp (e.g. 2026-01-02T13:23:37Z) or relative (e.g. 42m)"),
+            Flag("tail", "n", "string", "all", "string", "Number of lines to show from the end"),
+            Flag("timestamps", "t", "bool", help="Show timestamps"),
+            Flag("until", "", "string", None, "string", "Show logs before a timestamp"),
+        ),
+        minimum=1, maximum=1, section="common", completes="containers",
+    ),
+]  # fmt: skip

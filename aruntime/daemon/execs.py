@@ -1,0 +1,163 @@
+"""More processes in a running container: exec, and the probes of health checks.
+
+An exec's output goes to whoever started it, never into the container's log. Its process is a child
+of the shim and stays a zombie until its own /proc/PID/io has been added to the container's
+account (design.md §9.5); what it used of CPU and memory is the container's from the first
+nanosecond, it runs in the same cgroup. Should this daemon die, the shim reads its output to nowhere
+so that it goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+from collections.abc import AsyncIterator
+
+import structlog
+import trio
+
+from aruntime.container import logfile
+from aruntime.container.state import Status
+from aruntime.daemon import launching
+from aruntime.daemon.life import shell_exit
+from aruntime.daemon.log_reader import Chunk
+from aruntime.daemon.parts import Parts
+from aruntime.daemon.record import Container, Exec, Input, Streams, open_streams
+from aruntime.errors import AruntimeError, Conflict
+
+journal = structlog.get_logger()
+
+READ_BYTES = 1 << 16
+OUTPUT_GRACE_SECONDS = 1.0
+"""How long output may follow an exec's end: a process it left behind may hold the pipes."""
+
+
+async def start_exec(
+    parts: Parts, container: Container, request: launching.ExecRequest
+) -> tuple[Exec, Streams]:
+    """Run a process in a container; its program has been executed when this returns.
+
+    The caller owns the streams' daemon ends (with a tty the master is the exec's). The process
+    is watched, metered and reaped in the background, whoever listens to it or not.
+
+    Raises:
+        Conflict: the container is not running, or paused.
+        CommandNotFound, CommandNotInvokable, InitFailed: it could not be started.
+    """
+    async with container.lock:
+        if container.state.status is Status.PAUSED:
+            raise Conflict(
+                f"container {container.short_id} is paused, unpause the container before exec"
+            )
+        if not container.is_running:
+            raise Conflict(f"container {container.short_id} is not running")
+        with trio.CancelScope(shield=True):
+            started = Exec(secrets.token_hex(32), request.args, tty=request.tty)
+            streams = open_streams(tty=request.tty, stdin=request.stdin)
+            try:
+                await _start(parts, container, request, started, streams)
+            except BaseException:
+                streams.close()
+                raise
+            container.execs[started.id] = started
+    parts.spawn(watch, parts, container, started)
+    return started, streams
+
+
+async def _start(
+    parts: Parts,
+    container: Container,
+    request: launching.ExecRequest,
+    started: Exec,
+    streams: Streams,
+) -> None:
+    payload = await trio.to_thread.run_sync(launching.prepare_exec, parts, container, request)
+    try:
+        created = await parts.shim.client.execute(
+            container.id,
+            started.id,
+            tty=request.tty,
+            fds={"payload": payload, **streams.child_ends(), **streams.output_ends()},
+        )
+    finally:
+        os.close(payload)
+    streams.close_child_ends()
+    started.pid = int(created.fields["pid"])
+    started.pidfd = created.take("pidfd")
+    if request.tty:
+        started.master_fd = created.take("master")
+        if request.stdin:
+            started.stdin = Input(os.dup(started.master_fd), tty=True)
+    elif streams.stdin_write >= 0:
+        started.stdin = Input(streams.stdin_write, tty=False)
+        streams.stdin_write = -1
+    created.close()
+
+
+async def watch(parts: Parts, container: Container, started: Exec) -> None:
+    """Wait for an exec's end, add its block I/O to the container, reap it."""
+    await trio.lowlevel.wait_readable(started.pidfd)
+    with trio.CancelScope(shield=True):
+        zombie, code = shell_exit(started.pid, started.pidfd)
+        started.exit_code = -1 if code is None else code
+        try:
+            if zombie:
+                await parts.meter.exec_final(container.id, zombie)
+            await parts.shim.client.reap(container.id, started.id)
+        except AruntimeError as error:
+            journal.warning("exec not reaped", container=container.short_id, error=error.message)
+        os.close(started.pidfd)
+        started.pidfd = -1
+        if started.stdin is not None:
+            started.stdin.close()
+        if started.master_fd >= 0:
+            os.close(started.master_fd)
+            started.master_fd = -1
+        started.exited.set()
+        container.execs.pop(started.id, None)
+
+
+@contextlib.asynccontextmanager
+async def exec_output(
+    started: Exec, streams: Streams
+) -> AsyncIterator[trio.MemoryReceiveChannel[Chunk]]:
+    """Yield a channel of an exec's output; it ends with the output, or soon after the process.
+
+    Takes over the descriptors it reads and closes them.
+    """
+    sources = [(streams.stdout_read, logfile.STDOUT), (streams.stderr_read, logfile.STDERR)]
+    if started.tty:
+        sources = [(os.dup(started.master_fd), logfile.STDOUT)]
+    streams.stdout_read = streams.stderr_read = -1
+    sending, receiving = trio.open_memory_channel[Chunk](0)
+    async with trio.open_nursery() as nursery:
+        async with sending:
+            for fd, stream in sources:
+                nursery.start_soon(_read, fd, stream, sending.clone())
+        nursery.start_soon(_give_up_soon, started, nursery.cancel_scope)
+        async with receiving:
+            yield receiving
+        nursery.cancel_scope.cancel()
+
+
+async def _give_up_soon(started: Exec, reading: trio.CancelScope) -> None:
+    await started.exited.wait()
+    await trio.sleep(OUTPUT_GRACE_SECONDS)
+    reading.cancel()
+
+
+async def _read(fd: int, stream: int, sending: trio.MemorySendChannel[Chunk]) -> None:
+    source = trio.lowlevel.FdStream(fd)
+    async with source, sending:
+        with contextlib.suppress(OSError, trio.BrokenResourceError):  # EIO: the pty is closed
+            while content := await source.receive_some(READ_BYTES):
+                await sending.send(Chunk(0, stream, content))
+
+
+def kill(started: Exec) -> None:
+    """Send SIGKILL to an exec's process, if it still runs."""
+    if started.pidfd >= 0:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(started.pidfd, signal.SIGKILL)

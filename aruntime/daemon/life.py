@@ -1,0 +1,344 @@
+"""One run of a container, from launch to the last reading of its counters.
+
+Functions on a record and the parts of the daemon; which runs there are, and when, is the
+supervisor's. The order of a start and of an end is what accounting rests on (metering.md R6, R7),
+so it stands here in one place:
+
+    start   cgroup and address → counters registered → init forked and set up → state on disk
+            → the user's program
+    end     init is a zombie → exit code → its output is in the log → final reading, durable
+            → reaped → address released → cgroup removed → state on disk
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from aruntime.cgroups.driver import Cgroup
+from aruntime.container import logfile
+from aruntime.container.state import Status, move
+from aruntime.daemon import launching
+from aruntime.daemon.parts import Parts
+from aruntime.daemon.pump import LogSink, Source
+from aruntime.daemon.record import Container, Input, Streams, open_streams
+from aruntime.daemon.shim_client import Reply
+from aruntime.errors import AruntimeError, InitFailed, ShimUnavailable
+from aruntime.kernel import process
+
+journal = structlog.get_logger()
+
+OUTPUT_GRACE_SECONDS = 2.0
+"""How long output may still arrive after init's death before its pipes are given up."""
+DESTROY_ATTEMPTS = 100
+DESTROY_PAUSE_SECONDS = 0.01
+"""A cgroup whose last task has just died answers EBUSY for a moment."""
+
+
+def open_sink(parts: Parts, container: Container) -> LogSink:
+    """Return the log of the present or the next run, open; who attaches before start needs it.
+
+    Raises:
+        OSError: the log cannot be opened (disk full, permission).
+    """
+    if container.sink is None:
+        log_fd, index_fd = logfile.open_log(container.directory)
+        container.sink = LogSink(
+            container.directory,
+            container.config.log,
+            log_fd=log_fd,
+            index_fd=index_fd,
+            on_rotate=rotation_callback(parts, container),
+        )
+    return container.sink
+
+
+def rotation_callback(parts: Parts, container: Container) -> Callable[[LogSink], None]:
+    """Return what a sink calls after a rotation: the shim gets the new files."""
+    return lambda sink: parts.spawn(_replace_logs, parts, container, sink)
+
+
+async def _replace_logs(parts: Parts, container: Container, sink: LogSink) -> None:
+    if container.held_by_shim and sink.log_fd >= 0:
+        with contextlib.suppress(ShimUnavailable):  # the next hello brings the new files along
+            await parts.shim.client.replace_logs(container.id, sink.log_fd, sink.index_fd)
+
+
+async def launch(parts: Parts, container: Container) -> None:
+    """Start a run; the program has been executed when this returns.
+
+    Cannot be cancelled half-way. A failure leaves no process, cgroup, address or mount behind,
+    what was used until then is metered, and state.json tells the error.
+
+    Raises:
+        AruntimeError: CommandNotFound, CommandNotInvokable, InitFailed, ControllerUnavailable …
+        OSError: the disk or the kernel refused something.
+    """
+    async with container.lock:
+        with trio.CancelScope(shield=True):
+            container.exited = trio.Event()
+            container.stop_requested = False
+            try:
+                await _launch(parts, container)
+            except (AruntimeError, OSError) as error:
+                await _record_failure(parts, container, error)
+                raise
+    parts.events.publish("container", "start", container.id, container.event_attributes())
+
+
+async def _launch(parts: Parts, container: Container) -> None:
+    sink = open_sink(parts, container)
+    async with contextlib.AsyncExitStack() as undo:
+        streams = open_streams(tty=container.config.tty, stdin=container.config.open_stdin)
+        undo.callback(streams.close)
+        prepared = await trio.to_thread.run_sync(launching.prepare, parts, container)
+        undo.push_async_callback(end_of_cgroup, parts, container)
+        container.cgroup = prepared.cgroup
+        for warning in prepared.warnings:
+            journal.warning("container started with less than asked", id=container.id, why=warning)
+        await parts.meter.register(parts.meter_subject(container))
+        undo.push_async_callback(parts.meter.final, container.id, exit_code=None, zombie_pid=0)
+        try:
+            created = await parts.shim.client.launch(
+                container.id,
+                tty=container.config.tty,
+                fds={
+                    **prepared.fds,
+                    **streams.child_ends(),
+                    **streams.daemon_ends(),
+                    "log": sink.log_fd,
+                    "index": sink.index_fd,
+                },
+            )
+        finally:
+            prepared.close()
+        streams.close_child_ends()
+        undo.push_async_callback(_discard_child, parts, container)
+        _take_child(container, created, streams)
+        await _persist_started(parts, container)
+        add_sources(parts, container, streams)
+        await parts.shim.client.start(container.id)
+        undo.pop_all()
+    parts.meter.state(container.id, "running")
+
+
+def _take_child(container: Container, created: Reply, streams: Streams) -> None:
+    """Move the descriptors of a child into its record; the rest of the answer is closed."""
+    container.held_by_shim = True
+    container.pidfd = created.take("pidfd")
+    container.state.pid = int(created.fields["pid"])
+    container.state.start_time = process.start_time(container.state.pid)
+    for warning in created.fields.get("warnings", ()):
+        journal.warning("container started with less than asked", id=container.id, why=warning)
+    if container.config.tty:
+        container.master_fd = created.take("master")
+        streams.stdout_read = created.take("pty_read")
+        streams.stderr_read = created.take("pty_write")
+        if container.config.open_stdin:
+            container.stdin = Input(os.dup(container.master_fd), tty=True)
+    elif streams.stdin_write >= 0:
+        container.stdin = Input(streams.stdin_write, tty=False)
+        streams.stdin_write = -1
+    created.close()
+
+
+def add_sources(parts: Parts, container: Container, streams: Streams) -> None:
+    """Give the read ends to the pump; with a pty the pair is its private pipe."""
+    sink = container.sink
+    assert sink is not None
+    if container.config.tty:
+        parts.pump.add(
+            Source(
+                sink,
+                streams.stdout_read,
+                logfile.STDOUT,
+                master_fd=container.master_fd,
+                pipe_write_fd=streams.stderr_read,
+            )
+        )
+    else:
+        parts.pump.add(Source(sink, streams.stdout_read, logfile.STDOUT))
+        parts.pump.add(Source(sink, streams.stderr_read, logfile.STDERR))
+    streams.stdout_read = streams.stderr_read = -1
+
+
+async def _persist_started(parts: Parts, container: Container) -> None:
+    """Make the run known on disk before the user's program can do anything."""
+    now = container.state
+    move(now, Status.RUNNING)
+    now.boot_id = parts.boot_id
+    now.started_ns = time.time_ns()
+    now.finished_ns = 0
+    now.exit_code = None
+    now.error = ""
+    now.oom_killed = False
+    await parts.save_state(container)
+
+
+async def _record_failure(parts: Parts, container: Container, error: Exception) -> None:
+    """Leave the record as docker leaves it: not running, with exit code and error."""
+    code = error.EXIT_CODE if isinstance(error, AruntimeError) else 125
+    container.state.pid = 0
+    container.state.exit_code = code if isinstance(error, InitFailed) else 128
+    container.state.error = " ".join(str(error).splitlines())
+    if container.state.status is not Status.CREATED:
+        move(container.state, Status.EXITED)
+    end_streams(container)
+    if container.sink is not None:
+        container.sink.finished.set()
+        container.sink.close()
+        container.sink = None
+    container.exited.set()
+    with contextlib.suppress(OSError):  # a full disk: the error that is being raised says so
+        await parts.save_state(container)
+
+
+async def _discard_child(parts: Parts, container: Container) -> None:
+    """End a child whose program never ran; the shim may have reaped it already."""
+    if container.pidfd >= 0:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(container.pidfd, signal.SIGKILL)
+        await trio.lowlevel.wait_readable(container.pidfd)
+        with contextlib.suppress(AruntimeError):
+            await parts.shim.client.reap(container.id)
+    if container.sink is not None:
+        await wait_output(parts, container)
+
+
+async def watch(parts: Parts, container: Container) -> None:
+    """Wait for the end of a run and bring it to its end.
+
+    Cancelled while waiting it leaves the container running; the ending itself is not cancelled.
+    """
+    if container.pidfd >= 0:
+        await trio.lowlevel.wait_readable(container.pidfd)
+    with trio.CancelScope(shield=True):
+        async with container.lock:
+            await _end(parts, container)
+
+
+async def _end(parts: Parts, container: Container) -> None:
+    now = container.state
+    zombie, code = shell_exit(now.pid, container.pidfd, now.start_time)
+    now.exit_code = code
+    now.finished_ns = time.time_ns()
+    await wait_output(parts, container)
+    await _close_books(parts, container, zombie)
+
+
+async def end_unobserved(parts: Parts, container: Container) -> None:
+    """Bring a run to its end that ended while nobody looked; the caller set what is known."""
+    async with container.lock:
+        await _close_books(parts, container, zombie=0)
+
+
+async def _close_books(parts: Parts, container: Container, zombie: int) -> None:
+    """The last steps of a run, from the final reading to state.json."""
+    now = container.state
+    code = now.exit_code
+    final = await parts.meter.final(container.id, exit_code=code, zombie_pid=zombie)
+    now.oom_killed = final.oom_kills > 0
+    if container.held_by_shim:
+        with contextlib.suppress(AruntimeError):  # a shim that died has nothing left to reap
+            await parts.shim.client.reap(container.id)
+    container.held_by_shim = False
+    move(now, Status.EXITED)
+    now.pid = 0
+    end_streams(container)
+    await end_of_cgroup(parts, container)
+    if container.sink is not None:
+        container.sink.close()
+        container.sink = None
+    try:
+        await parts.save_state(container)
+    except OSError as error:
+        journal.error("state of a container not saved", id=container.id, error=str(error))
+    if now.oom_killed:
+        parts.events.publish("container", "oom", container.id, container.event_attributes())
+    shown = "unknown" if code is None else str(code)
+    attributes = container.event_attributes(exitCode=shown)
+    parts.events.publish("container", "die", container.id, attributes)
+    container.exited.set()
+
+
+def shell_exit(pid: int, pidfd: int, start_time: int | None = None) -> tuple[int, int | None]:
+    """Return the pid of a zombie (0 if it was reaped) and its exit code (None if unknown).
+
+    The code of an unreaped zombie is in /proc/PID/stat; after a shim's death the host's init
+    reaps, and the held pidfd tells it on kernels from 6.15 on (design.md §9.7).
+    """
+    found = process.process_stat(pid) if pid else None
+    if found is not None and start_time in (None, found.start_time):
+        return pid, process.shell_code(found.exit_code)
+    status = process.pidfd_get_exit(pidfd) if pidfd >= 0 else None
+    return 0, None if status is None else process.shell_code(status)
+
+
+async def wait_output(parts: Parts, container: Container) -> None:
+    """Wait until all that was written before the death is in the log."""
+    sink = container.sink
+    if sink is None or not sink.sources:
+        if sink is not None:
+            sink.finished.set()
+            sink.wake()
+        return
+    with trio.move_on_after(OUTPUT_GRACE_SECONDS) as scope:
+        await sink.finished.wait()
+    if scope.cancelled_caught:
+        journal.warning("output pipe is still held by a stranger; given up", id=container.id)
+        await parts.pump.discard(sink)
+    container.state.log_dropped_bytes += sink.dropped_bytes
+
+
+def end_streams(container: Container) -> None:
+    """Close what the daemon holds of a run: stdin, pty, pidfd."""
+    if container.stdin is not None:
+        container.stdin.close()
+        container.stdin = None
+    for name in ("master_fd", "pidfd"):
+        fd = getattr(container, name)
+        if fd >= 0:
+            os.close(fd)
+            setattr(container, name, -1)
+
+
+async def end_of_cgroup(parts: Parts, container: Container) -> None:
+    """Release the address and remove the cgroup, after a last look at its counters."""
+    await trio.to_thread.run_sync(parts.network.release, container.id)
+    container.address = ""
+    if container.cgroup is None:
+        return
+    try:
+        await destroy_cgroup(parts, container.cgroup, container.id)
+    except OSError as error:
+        journal.error("cgroup not removed", id=container.id, error=str(error))
+    parts.meter.unregister(container.id)
+    container.cgroup = None
+
+
+async def destroy_cgroup(parts: Parts, cgroup: Cgroup, metered: str = "") -> None:
+    """Remove a cgroup; what still runs in it is killed, and metered first.
+
+    Args:
+        metered: the container whose account gets what the counters still grow by.
+
+    Raises:
+        BlockingIOError: a task in it does not die.
+    """
+    for attempt in range(DESTROY_ATTEMPTS):
+        if metered:
+            await parts.meter.recheck(metered)
+        try:
+            await trio.to_thread.run_sync(parts.driver.destroy, cgroup)
+            return
+        except BlockingIOError:
+            if attempt == DESTROY_ATTEMPTS - 1:
+                raise
+            await trio.to_thread.run_sync(parts.driver.kill, cgroup)
+            await trio.sleep(DESTROY_PAUSE_SECONDS)

@@ -1,0 +1,403 @@
+"""All containers of this daemon: finding, creating, starting, stopping, pausing, removing them.
+
+One task per running container, in one nursery; the command socket and the HTTP API call the
+operations here and neither knows the other. An operation that names a container which is not in a
+state for it raises Conflict with docker's words. What happens within a run is
+:mod:`aruntime.daemon.life`; taking containers back after a restart is
+:mod:`aruntime.daemon.adoption`.
+
+Cancelling the supervisor leaves every container running: the shim goes on with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+import structlog
+import trio
+
+from aruntime.container.config import ContainerConfig, RestartPolicy
+from aruntime.container.state import ContainerState, Status, move
+from aruntime.daemon import directories, freezing, health, launching, life
+from aruntime.daemon.commands import names
+from aruntime.daemon.commands.run_limits import merge_resources
+from aruntime.daemon.parts import Parts
+from aruntime.daemon.record import Container, set_window_size
+from aruntime.errors import (
+    AruntimeError,
+    Conflict,
+    ContainerExists,
+    ContainerNotFound,
+    InvalidParameter,
+)
+
+journal = structlog.get_logger()
+
+BACKOFF_FIRST_SECONDS = 0.1
+BACKOFF_MOST_SECONDS = 60.0
+BACKOFF_RESET_SECONDS = 10.0
+"""A run that lasted this long starts the back-off over (as docker's restart manager does)."""
+
+
+class Supervisor:
+    """The registry of containers and the nursery of their tasks."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        parts.find = self.find
+        self._by_id: dict[str, Container] = {}
+        self._by_name: dict[str, Container] = {}
+        self._nursery: trio.Nursery | None = None
+        self.started = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the containers' tasks until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    def __iter__(self) -> Iterator[Container]:
+        return iter(list(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def find(self, reference: str) -> Container:
+        """Return the container with this name, id or unambiguous id prefix.
+
+        Raises:
+            ContainerNotFound: none, or a prefix of several.
+        """
+        found = self._by_id.get(reference) or self._by_name.get(reference.removeprefix("/"))
+        if found is not None:
+            return found
+        prefixed = [
+            item for key, item in self._by_id.items() if reference and key.startswith(reference)
+        ]
+        if len(prefixed) == 1:
+            return prefixed[0]
+        if prefixed:
+            raise ContainerNotFound(
+                f"container id prefix {reference} is ambiguous: give more digits of the id"
+            )
+        raise ContainerNotFound(f"No such container: {reference}")
+
+    def is_name_taken(self, name: str) -> bool:
+        """Whether a container of this name exists."""
+        return name in self._by_name
+
+    def register(self, container: Container) -> None:
+        """Make a container known that is complete on disk."""
+        self._by_id[container.id] = container
+        self._by_name[container.config.name] = container
+
+    async def create(self, config: ContainerConfig) -> Container:
+        """Make a container on disk; nothing runs yet.
+
+        Raises:
+            ContainerExists: the name is taken.
+            ControllerUnavailable: a limit needs a controller that is not mounted.
+            OSError: the disk refused.
+        """
+        if config.name in self._by_name:
+            other = self._by_name[config.name].short_id
+            raise ContainerExists(
+                f'the container name "{config.name}" is already in use by container {other};'
+                " remove or rename that container to use the name again"
+            )
+        parts = self._parts
+        parts.driver.check(config.resources)
+        container = Container(
+            config, ContainerState(), str(parts.settings.root / "containers" / config.id)
+        )
+        # The name is taken before the first await: two creates cannot both have it.
+        self._by_name[config.name] = container
+        try:
+            await trio.to_thread.run_sync(directories.make, parts, container)
+        except BaseException:
+            del self._by_name[config.name]
+            raise
+        self._by_id[config.id] = container
+        parts.meter.declare(parts.meter_subject(container), "created")
+        parts.events.publish("container", "create", container.id, container.event_attributes())
+        return container
+
+    async def start(self, container: Container) -> None:
+        """Start a container and supervise it from now on; returns once its program runs."""
+        if container.state.status is Status.PAUSED:
+            raise Conflict("cannot start a paused container, try unpause instead")
+        if container.state.status is Status.RESTARTING:
+            container.woken.set()
+            return
+        if container.is_running:
+            return
+        while container.supervised is not None:  # its last run is being wound up
+            await container.supervised.wait()
+        if container.removing:
+            raise Conflict(f"container {container.short_id} is marked for removal")
+        container.supervised = trio.Event()
+        try:
+            await life.launch(self._parts, container)
+        except BaseException:
+            self._let_go(container)
+            raise
+        container.state.stopped_by_user = False
+        self.supervise_soon(container)
+
+    def supervise_soon(self, container: Container) -> None:
+        """Give a running container its task."""
+        assert self._nursery is not None, "the supervisor does not run yet"
+        if container.supervised is None:
+            container.supervised = trio.Event()
+        self._nursery.start_soon(self._own, container)
+
+    @staticmethod
+    def _let_go(container: Container) -> None:
+        """Tell those who wait that no task has the container any more."""
+        if container.supervised is not None:
+            container.supervised.set()
+            container.supervised = None
+
+    async def _own(self, container: Container) -> None:
+        """Own a running container: watch it to its end, restart it by its policy, remove it."""
+        with structlog.contextvars.bound_contextvars(container=container.short_id):
+            try:
+                await self._supervise(container)
+            except Exception:
+                # One broken container must not take the others' tasks down with it.
+                journal.exception("supervision of a container failed")
+            finally:
+                self._let_go(container)
+
+    async def _supervise(self, container: Container) -> None:
+        parts = self._parts
+        backoff = BACKOFF_FIRST_SECONDS
+        while True:
+            async with trio.open_nursery() as nursery:
+                if container.config.health is not None:
+                    nursery.start_soon(health.check, parts, container)
+                await life.watch(parts, container)
+                nursery.cancel_scope.cancel()
+            while self._wants_restart(container):
+                if run_seconds(container) >= BACKOFF_RESET_SECONDS:
+                    backoff = BACKOFF_FIRST_SECONDS
+                if not await self._wait_backoff(container, backoff):
+                    break
+                backoff = min(backoff * 2, BACKOFF_MOST_SECONDS)
+                container.state.restart_count += 1
+                try:
+                    await life.launch(parts, container)
+                    break
+                except (AruntimeError, OSError) as error:
+                    journal.error("restart failed", error=str(error))
+            if not container.is_running:
+                break
+        self._let_go(container)
+        if container.config.auto_remove:
+            await self.remove(container, volumes=True)
+
+    def _wants_restart(self, container: Container) -> bool:
+        policy = container.config.restart
+        if container.stop_requested or container.removing:
+            return False
+        match policy.name:
+            case "always" | "unless-stopped":
+                return True
+            case "on-failure":
+                left = not policy.max_retries or container.state.restart_count < policy.max_retries
+                return container.state.exit_code != 0 and left
+            case _:
+                return False
+
+    async def _wait_backoff(self, container: Container, seconds: float) -> bool:
+        """Wait before a restart; False if the container was stopped meanwhile."""
+        move(container.state, Status.RESTARTING)
+        container.woken = trio.Event()
+        with trio.move_on_after(seconds):
+            await container.woken.wait()
+        if container.stop_requested or container.removing:
+            move(container.state, Status.EXITED)
+            await self._parts.save_state(container)
+            return False
+        return True
+
+    async def signal(self, container: Container, number: int) -> None:
+        """Send a signal to init; a paused container gets it and is resumed (docker's kill).
+
+        Raises:
+            Conflict: the container is not running.
+        """
+        if not container.is_running:
+            raise Conflict(f"container {container.short_id} is not running")
+        if number == signal.SIGKILL:
+            container.stop_requested = True
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(container.pidfd, number)
+        attributes = container.event_attributes(signal=str(number))
+        self._parts.events.publish("container", "kill", container.id, attributes)
+        if container.state.status is Status.PAUSED:
+            await freezing.resume(self._parts, container)
+
+    async def stop(
+        self, container: Container, *, timeout: int | None = None, number: int | None = None
+    ) -> None:
+        """Stop a container: its stop signal, then SIGKILL after ``timeout`` seconds.
+
+        A timeout of -1 waits for ever. Stopping a stopped container does nothing.
+        """
+        container.stop_requested = True
+        container.woken.set()
+        if not container.is_running:
+            await self._mark_stopped(container)
+            return
+        config = container.config
+        exited = container.exited
+        seconds = config.stop_timeout if timeout is None else timeout
+        await self.signal(container, number or launching.signal_number(config.stop_signal))
+        with trio.move_on_after(seconds if seconds >= 0 else float("inf")) as scope:
+            await exited.wait()
+        if scope.cancelled_caught and container.is_running:
+            await self.signal(container, signal.SIGKILL)
+            await exited.wait()
+        await self._mark_stopped(container)
+        self._parts.events.publish("container", "stop", container.id, container.event_attributes())
+
+    async def _mark_stopped(self, container: Container) -> None:
+        """Remember on disk that the user stopped it: unless-stopped stays down after a boot."""
+        if not container.state.stopped_by_user:
+            container.state.stopped_by_user = True
+            await self._parts.save_state(container)
+
+    async def restart(self, container: Container, *, timeout: int | None = None) -> None:
+        """Stop and start again."""
+        await self.stop(container, timeout=timeout)
+        if container.supervised is not None:
+            await container.supervised.wait()
+        await self.start(container)
+        attributes = container.event_attributes()
+        self._parts.events.publish("container", "restart", container.id, attributes)
+
+    async def remove(
+        self, container: Container, *, force: bool = False, volumes: bool = False
+    ) -> None:
+        """Remove a container and everything it owns on disk; its usage stays in the totals.
+
+        Raises:
+            Conflict: it is running and ``force`` is not given.
+        """
+        if container.removing:
+            await container.removed.wait()
+            return
+        active = container.is_running or container.state.status is Status.RESTARTING
+        if active and not force:
+            raise Conflict(
+                f"cannot remove {'paused' if container.state.status is Status.PAUSED else 'running'}"
+                f" container {container.short_id}: stop the container before removing it,"
+                " or force the removal with -f"
+            )
+        container.removing = True
+        if active:
+            container.woken.set()
+            if container.is_running:
+                exited = container.exited
+                await self.signal(container, signal.SIGKILL)
+                await exited.wait()
+        with trio.CancelScope(shield=True):
+            await self._erase(container, volumes=volumes)
+
+    async def _erase(self, container: Container, *, volumes: bool) -> None:
+        async with container.lock:
+            await trio.to_thread.run_sync(
+                lambda: directories.remove(self._parts, container, volumes=volumes)
+            )
+        self._parts.meter.forget(container.id)
+        self._by_id.pop(container.id, None)
+        if self._by_name.get(container.config.name) is container:
+            del self._by_name[container.config.name]
+        self._parts.events.publish(
+            "container", "destroy", container.id, container.event_attributes()
+        )
+        container.removed.set()
+
+    async def rename(self, container: Container, name: str) -> None:
+        """Give a container another name.
+
+        Raises:
+            InvalidParameter: the name is malformed.
+            ContainerExists: it is taken.
+        """
+        name = names.check_name(name)
+        if name in self._by_name:
+            raise ContainerExists(f'the container name "{name}" is already in use')
+        old = container.config.name
+        self._by_name[name] = container
+        container.config.name = name
+        try:
+            await self._parts.save_config(container)
+        except BaseException:
+            container.config.name = old
+            del self._by_name[name]
+            raise
+        del self._by_name[old]
+        self._parts.meter.rename(container.id, name)
+        attributes = container.event_attributes(oldName=f"/{old}")
+        self._parts.events.publish("container", "rename", container.id, attributes)
+
+    async def update(
+        self, container: Container, resources: dict[str, object], restart: RestartPolicy | None
+    ) -> None:
+        """Change limits (an OCI ``linux.resources`` patch) and the restart policy.
+
+        Raises:
+            InvalidParameter, ControllerUnavailable: nothing has changed then.
+        """
+        config = container.config
+        if restart is not None and config.auto_remove and restart.name != "no":
+            raise InvalidParameter("restart policy cannot be updated because --rm is given")
+        async with container.lock:
+            merged = merge_resources(config.resources, resources)
+            self._parts.driver.check(merged)
+            cgroup = container.cgroup
+            if cgroup is not None and resources:
+                await self._parts.meter.cut(container.id, "update")
+                await trio.to_thread.run_sync(self._parts.driver.apply, cgroup, resources)
+            config.resources = merged
+            if restart is not None:
+                config.restart = restart
+            await self._parts.save_config(container)
+        if container.cgroup is not None:
+            self._parts.meter.update(self._parts.meter_subject(container))
+        attributes = container.event_attributes()
+        self._parts.events.publish("container", "update", container.id, attributes)
+
+    async def wait(self, container: Container, condition: str = "not-running") -> int:
+        """Wait for the end of a run, return its exit code (-1 if it is unknown).
+
+        ``condition`` is not-running (now, if it is not running), next-exit or removed.
+        """
+        if condition == "not-running" and not container.is_running:
+            return shown_code(container.state)
+        if condition == "removed":
+            await container.removed.wait()
+        else:
+            await container.exited.wait()
+        return shown_code(container.state)
+
+    def resize(self, container: Container, rows: int, columns: int) -> None:
+        """Tell the container's pty its size; without one nothing happens."""
+        if container.master_fd >= 0:
+            with contextlib.suppress(OSError):
+                set_window_size(container.master_fd, rows, columns)
+
+
+def run_seconds(container: Container) -> float:
+    """How long the last run lasted."""
+    return max(0, container.state.finished_ns - container.state.started_ns) / 1e9
+
+
+def shown_code(state: ContainerState) -> int:
+    """The exit code as clients see it; unknown is -1."""
+    return -1 if state.exit_code is None else state.exit_code

@@ -1,0 +1,12 @@
+#!/bin/sh
+# Sets up a virtual environment with this checkout and passes all tests. Needs root on Debian 12.
+# Arguments go to pytest: `sh deploy/test.sh tests/unit` is the part that needs no containers.
+set -eu
+cd "$(dirname "$0")/.."
+
+requirement="-e .[dev]"
+packages="python3-venv busybox-static nftables libseccomp2 iproute2 procps
+    prometheus debootstrap skopeo umoci zstd zsh bash-completion"
+. deploy/setup.sh
+
+exec python -m pytest "$@"

@@ -1,0 +1,172 @@
+"""What Prometheus sees of containers is what the kernel counted, to the last unit."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import socket
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import require_program
+from tests.harness import RunningDaemon, wait_until
+
+pytestmark = pytest.mark.e2e
+
+SHORT_CONTAINERS = 40
+BURN = "t=$(($(date +%s%N) + {ms} * 1000000)); while [ $(date +%s%N) -lt $t ]; do :; done"
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Prometheus:
+    """Debian's Prometheus, scraping one target every second."""
+
+    def __init__(self, directory: Path, target: str) -> None:
+        self.port = free_port()
+        config = directory / "prometheus.yml"
+        config.write_text(
+            "global: {scrape_interval: 1s}\n"
+            "scrape_configs:\n"
+            f"  - {{job_name: aruntime, static_configs: [{{targets: ['{target}']}}]}}\n"
+        )
+        self.process = subprocess.Popen(
+            [
+                require_program("prometheus"),
+                f"--config.file={config}",
+                f"--storage.tsdb.path={directory}/data",
+                f"--web.listen-address=127.0.0.1:{self.port}",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(self.is_ready, 30, "Prometheus answers")
+
+    def is_ready(self) -> bool:
+        """Whether it answers queries."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=5) as r:
+                return int(r.status) == 200
+        except OSError:
+            return False
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Return the result of an instant query."""
+        words = urllib.parse.urlencode({"query": expression})
+        url = f"http://127.0.0.1:{self.port}/api/v1/query?{words}"
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            found: list[dict[str, Any]] = json.load(reply)["data"]["result"]
+            return found
+
+    def close(self) -> None:
+        """Stop it."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+
+
+@pytest.fixture
+def prometheus(daemon: RunningDaemon, tmp_path: Path) -> Iterator[Prometheus]:
+    """Yield a Prometheus that scrapes the daemon."""
+    server = Prometheus(tmp_path, (daemon.run_dir / "metrics.addr").read_text().strip())
+    yield server
+    server.close()
+
+
+def test_forty_short_containers_are_all_counted(
+    daemon: RunningDaemon, prometheus: Prometheus
+) -> None:
+    """Prometheus's tenant total equals the parent group's cpuacct.usage, all forty counted."""
+    seeded = random.Random(1)
+    milliseconds = [seeded.randrange(50, 1000) for _ in range(SHORT_CONTAINERS)]
+
+    def run_short(duration: int) -> None:
+        script = BURN.format(ms=duration)
+        daemon.run("run", "--rm", "--tenant", "acme", "busybox", "sh", "-c", script)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run_short, milliseconds))
+
+    kernel = Decimal(daemon.cgroup_file("cpuacct", "cpuacct.usage")) / 10**9
+    assert kernel > 5
+    scraped = time.time()
+
+    def value() -> Decimal:
+        found = prometheus.query('aruntime_tenant_cpu_seconds_total{tenant="acme"}')
+        fresh = prometheus.query("timestamp(up)")
+        if not found or float(fresh[0]["value"][1]) < scraped:
+            return Decimal(-1)
+        return Decimal(found[0]["value"][1])
+
+    wait_until(lambda: value() >= 0, 10, "a scrape after the last container")
+    assert abs(value() - kernel) < Decimal("0.000001")
+    started = prometheus.query('sum(aruntime_tenant_containers{tenant="acme"})')
+    assert float(started[0]["value"][1]) == 0
+
+
+def test_paused_container_uses_no_cpu(daemon: RunningDaemon) -> None:
+    """While paused a busy loop uses 0 ns; /metrics equals the kernel's counter exactly."""
+    daemon.run("run", "-d", "--name", "busy", "busybox", "sh", "-c", "while :; do :; done")
+    container = daemon.out("inspect", "-f", "{{.Id}}", "busy")
+
+    daemon.run("pause", "busy")
+    before = int(daemon.cgroup_file("cpuacct", "cpuacct.usage", container))
+    time.sleep(1.2)  # the time that must not be used
+    after = int(daemon.cgroup_file("cpuacct", "cpuacct.usage", container))
+    shown = daemon.metric("aruntime_container_cpu_usage_seconds_total", name="busy")
+    daemon.run("resume", "busy")
+
+    assert after == before
+    assert abs(Decimal(str(shown)) - Decimal(after) / 10**9) < Decimal("0.000001")
+    assert daemon.metric("aruntime_container_paused_seconds_total", name="busy") >= 1.2
+    assert daemon.metric("aruntime_container_pauses_total", name="busy") == 1
+
+
+def test_promtool_finds_nothing(daemon: RunningDaemon) -> None:
+    """promtool check metrics has no complaint about running, paused and exited containers."""
+    daemon.run("run", "-d", "--name", "one", "busybox", "sleep", "99")
+    daemon.run("run", "--name", "two", "busybox", "true")
+    daemon.run("pause", "one")
+
+    checked = subprocess.run(
+        [require_program("promtool"), "check", "metrics"],
+        input=daemon.metrics(),
+        capture_output=True,
+        text=True,
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_buffered_writes_and_exec_are_counted(daemon: RunningDaemon) -> None:
+    """What init's tree and an exec wrote to the page cache is in process_write_bytes, exactly."""
+    mib = 1 << 20
+    daemon.run("run", "-d", "--name", "w", "busybox", "sh", "-c",
+               "dd if=/dev/zero of=/a bs=1M count=3 2>/dev/null; sleep 99")  # fmt: skip
+    daemon.run("exec", "w", "dd", "if=/dev/zero", "of=/b", "bs=1M", "count=2")
+    daemon.run("stop", "-t", "0", "w")
+
+    assert daemon.metric("aruntime_container_process_write_bytes_total", name="w") == 5 * mib
+
+
+def test_oom_kill_is_seen(daemon: RunningDaemon) -> None:
+    """A container that exceeds its memory is killed: exit 137, OOMKilled, the counter says 1."""
+    limits = ("-m", "16m", "--memory-swap", "16m")
+    eat = "x=$(head -c 64000000 /dev/zero | tr '\\0' x); echo ${#x}"
+    daemon.run("run", "--name", "fat", *limits, "busybox", "sh", "-c", eat, code=None)
+
+    assert daemon.out("inspect", "-f", "{{.State.OOMKilled}}", "fat") == "true"
+    assert daemon.metric("aruntime_container_oom_kills_total", name="fat") >= 1

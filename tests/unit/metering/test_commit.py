@@ -1,0 +1,115 @@
+"""Group commit: fewer writes than commits, nothing lost by cancellation or a refusing disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+import trio
+import trio.testing
+
+from aruntime.metering.account import Account, Totals
+from aruntime.metering.commit import GroupCommit
+from aruntime.metering.health import Health
+from aruntime.metering.totals import Record, TotalsFile
+
+
+def record(name: str, cpu_ns: int = 1) -> Record:
+    """A record with some CPU time."""
+    return Record(name, "acme", Account(totals=Totals(cpu_ns=cpu_ns)), "poll")
+
+
+class GatedFile(TotalsFile):
+    """A real file whose first write waits until it is let go."""
+
+    def __init__(self, path: str, gate: trio.Event) -> None:
+        super().__init__(path)
+        self._gate = gate
+        self.batches: list[int] = []
+
+    def write(self, records: Iterable[Record]) -> sqlite3.Error | None:
+        """Wait, note the size, write."""
+        batch = list(records)
+        if not self.batches:
+            trio.from_thread.run(self._gate.wait)
+        self.batches.append(len(batch))
+        return super().write(batch)
+
+
+async def test_commits_gather_while_one_is_written(tmp_path: Path) -> None:
+    """Fifty commits during a slow write become one second write, and all are durable."""
+    gate = trio.Event()
+    file = GatedFile(str(tmp_path / "ledger.db"), gate)
+    file.open()
+    health = Health()
+    commits = GroupCommit(file, health)
+    results: list[bool] = []
+
+    async def commit(name: str) -> None:
+        results.append(await commits.commit(record(name)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(commit, "first")
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(50):
+            nursery.start_soon(commit, f"c{number}")
+        await trio.testing.wait_all_tasks_blocked()
+        assert commits.pending == 50
+        gate.set()
+    file.close()
+
+    assert file.batches == [1, 50]
+    assert results == [True] * 51
+    assert file.durable.tenants["acme"].cpu_ns == 51
+    assert sum(health.commit_duration.state().counts) == 2
+    assert health.last_commit_ns > 0
+    assert commits.pending == 0
+
+
+async def test_cancelled_commit_is_written_by_the_next(tmp_path: Path) -> None:
+    """A caller that is cancelled while it waits leaves its record to whoever comes next."""
+    gate = trio.Event()
+    file = GatedFile(str(tmp_path / "ledger.db"), gate)
+    file.open()
+    commits = GroupCommit(file, Health())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(commits.commit, record("first"))
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(0):
+            await commits.commit(record("left"))
+        gate.set()
+    await commits.commit(record("next"))
+    file.close()
+
+    assert {"first", "left", "next"} == file.durable.accounts.keys()
+
+
+async def test_offered_records_go_along(tmp_path: Path) -> None:
+    """An offer waits for nothing; the newest of two offers for a container is what is written."""
+    file = TotalsFile(str(tmp_path / "ledger.db"))
+    file.open()
+    commits = GroupCommit(file, Health())
+    commits.offer(record("a", 1))
+    commits.offer(record("a", 5))
+    assert commits.pending == 1
+    assert await commits.commit(record("b", 2))
+    file.close()
+
+    assert file.durable.tenants["acme"].cpu_ns == 7
+
+
+async def test_refusal_is_counted_and_told(tmp_path: Path) -> None:
+    """When the disk refuses, the caller goes on with False and the record stays pending."""
+    file = TotalsFile(str(tmp_path / "ledger.db"))
+    health = Health()
+    commits = GroupCommit(file, health)
+
+    assert not await commits.commit(record("a"))
+    assert health.write_errors == 1
+    assert commits.pending == 1
+    file.open()
+    try:
+        assert not file.durable.unwritten  # opening is a restart: memory does not survive it
+    finally:
+        file.close()

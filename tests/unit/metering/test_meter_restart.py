@@ -1,0 +1,172 @@
+"""What the meter makes of its own death, of vanished cgroups and of restarted containers."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+from aruntime.cgroups.driver import Cgroup
+from aruntime.cgroups.v1 import V1Driver
+from aruntime.metering.meter import Meter
+from aruntime.metering.subject import MeterSubject
+
+
+class Counters(Protocol):
+    """The fixture's tree, see conftest."""
+
+    driver: V1Driver
+
+    def add(self, container_id: str) -> Cgroup:
+        """Make a cgroup."""
+
+    def remove(self, container_id: str) -> None:
+        """Remove it."""
+
+    def use(self, container_id: str, **more: int) -> None:
+        """Let counters grow."""
+
+
+@asynccontextmanager
+async def metering(
+    counters: Counters,
+    path: Path,
+    *,
+    linger_seconds: float = 180,
+    poll_seconds: float = 1,
+    slow_seconds: float = 10,
+) -> AsyncIterator[Meter]:
+    """An open meter whose loops do not run; closed in the end."""
+    meter = Meter(
+        str(path / "ledger.db"),
+        counters.driver,
+        cores=1000,
+        linger_seconds=linger_seconds,
+        poll_seconds=poll_seconds,
+        slow_seconds=slow_seconds,
+    )
+    await meter.open()
+    try:
+        yield meter
+    finally:
+        await meter.aclose()
+
+
+def about(counters: Counters, name: str, *, new: bool = True) -> MeterSubject:
+    """A subject whose cgroup is made now, or was before."""
+    cgroup = counters.add(name) if new else counters.driver.cgroup(name)
+    return MeterSubject(id=name, name=f"n-{name}", tenant="acme", cgroup=cgroup)
+
+
+async def start(meter: Meter, counters: Counters, name: str) -> None:
+    """Register a new container and let its program run."""
+    await meter.register(about(counters, name))
+    meter.state(name, "running")
+
+
+def tenant_cpu(meter: Meter) -> int:
+    """What exporters show for the tenant."""
+    totals = meter.view().tenants.get("acme")
+    return totals.cpu_ns if totals is not None else 0
+
+
+async def test_restart_of_the_daemon_is_exact(counters: Counters, tmp_path: Path) -> None:
+    """A daemon that died with its containers alive finds what they used meanwhile."""
+    path = tmp_path
+    lost = Meter(str(path / "ledger.db"), counters.driver, cores=1000)
+    await lost.open()
+    for name in ("committed", "never-committed"):
+        await start(lost, counters, name)
+        counters.use(name, cpu_ns=100)
+    await lost.final("committed", exit_code=0)  # durable; the daemon dies before it is reaped
+    lost._file.close()
+    for subject in lost._subjects.values():
+        subject.release()
+    for name in ("committed", "never-committed"):
+        counters.use(name, cpu_ns=11)
+    async with metering(counters, path) as meter:
+        settled = [meter.settled]
+        for name in ("committed", "never-committed"):
+            await meter.resume_registration(about(counters, name, new=False), "running")
+        await meter.settle(["committed", "never-committed"])
+        settled.append(meter.settled)
+
+        assert settled == [False, True]
+        assert tenant_cpu(meter) == 211
+
+        finals = [await meter.final(name, exit_code=0) for name in ("committed", "never-committed")]
+
+        assert [final.totals.cpu_ns for final in finals] == [111, 111]
+        assert tenant_cpu(meter) == 222
+
+
+async def test_gap_is_flagged(counters: Counters, tmp_path: Path) -> None:
+    """Memory of the time without a daemon is estimated, and the account says so."""
+    async with metering(counters, tmp_path) as meter:
+        await start(meter, counters, "a")
+    async with metering(counters, tmp_path) as meter:
+        await meter.resume_registration(about(counters, "a", new=False), "running")
+        await meter.settle(["a"])
+        [container] = meter.view().containers
+
+        assert container.account.estimated == ("daemon_gap",)
+        assert meter.health.anomalies["gap"] == 1
+
+
+async def test_lost_cgroup_ends_with_the_last_commit(counters: Counters, tmp_path: Path) -> None:
+    """A container whose cgroup vanished while no daemon lived keeps what was committed (R9)."""
+    async with metering(counters, tmp_path) as meter:
+        await start(meter, counters, "a")
+        counters.use("a", cpu_ns=100)
+    subject = about(counters, "a", new=False)
+    counters.use("a", cpu_ns=55)
+    counters.remove("a")
+    async with metering(counters, tmp_path) as meter:
+        await meter.resume_registration(subject, "running")
+        final = await meter.final("a", exit_code=None)
+
+        assert final.totals.cpu_ns == 100
+        assert tenant_cpu(meter) == 100
+        assert meter.health.anomalies["unknown_cgroup"] == 1
+
+
+async def test_unknown_accounts_are_dropped_at_settling(counters: Counters, tmp_path: Path) -> None:
+    """An account nobody knows any more goes; its usage stays with the tenant."""
+    async with metering(counters, tmp_path) as meter:
+        await start(meter, counters, "a")
+        counters.use("a", cpu_ns=100)
+    async with metering(counters, tmp_path) as meter:
+        await meter.settle([])
+
+        assert tenant_cpu(meter) == 100
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        assert connection.execute("SELECT * FROM containers").fetchall() == []
+    connection.close()
+
+
+async def test_restarted_container_goes_on(counters: Counters, tmp_path: Path) -> None:
+    """A second run adds to the first, over a restart of the daemon too."""
+    async with metering(counters, tmp_path) as meter:
+        await start(meter, counters, "a")
+        counters.use("a", cpu_ns=100)
+        await meter.final("a", exit_code=1)
+        counters.remove("a")
+        meter.unregister("a")
+        await meter.register(about(counters, "a"), restarted=True)
+        meter.state("a", "running")
+        counters.use("a", cpu_ns=20)
+        await meter.final("a", exit_code=1)
+        counters.remove("a")
+    async with metering(counters, tmp_path) as meter:
+        meter.declare(MeterSubject(id="a", name="a", tenant="acme"), "exited")
+        await meter.settle(["a"])
+        await start(meter, counters, "a")
+        counters.use("a", cpu_ns=3)
+        final = await meter.final("a", exit_code=0)
+
+        assert final.totals.cpu_ns == 123
+        assert final.totals.restarts == 1
+        assert tenant_cpu(meter) == 123
+        assert meter.view().tenants["acme"].containers == 1
