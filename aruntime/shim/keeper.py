@@ -150,7 +150,11 @@ class Keeper:
         Raises:
             OSError, ValueError, KeyError: there is none, or it is malformed.
         """
-        payload = spawn.read_payload(fds.pop("payload"), op)
+        payload_fd = fds.pop("payload")
+        try:
+            payload = spawn.read_payload(payload_fd, op)
+        finally:
+            os.close(payload_fd)
         if op == messages.EXEC:
             target = self._children.get((child.id, ""))
             if target is None:

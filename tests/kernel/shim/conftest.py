@@ -195,19 +195,28 @@ class Shim:
 
         ``options`` are those of :func:`spec_of`, ``payload_of`` gets ``init``, ``user`` ….
         """
-        content = payload_of(container_id, self.rootfs, args, **options)
-        self.request(
-            {"op": "launch", "id": container_id},
-            content,
-            tty=bool(options.get("tty")),
-            log_dir=log_dir,
-            stdin=stdin,
-            fds=fds,
-        )
+        self.send_launch(container_id, args, log_dir=log_dir, stdin=stdin, fds=fds, **options)
         created = self.daemon.expect("created", container_id)
         if start:
             self.start(container_id)
         return created
+
+    def send_launch(
+        self,
+        container_id: str,
+        args: Sequence[str],
+        *,
+        log_dir: Path | None = None,
+        stdin: bool = False,
+        start: bool = False,
+        fds: Mapping[str, int] | None = None,
+        **options: Any,
+    ) -> None:
+        """Ask for a container."""
+        content = payload_of(container_id, self.rootfs, args, **options)
+        fields = {"op": "launch", "id": container_id, **({"start": True} if start else {})}
+        tty = bool(options.get("tty"))
+        self.request(fields, content, tty=tty, log_dir=log_dir, stdin=stdin, fds=fds)
 
     def start(self, container_id: str) -> None:
         """Let the program run."""
@@ -257,7 +266,7 @@ class Shim:
         args: Sequence[str],
         *,
         stdin: bool = False,
-        user: str | None = None,
+        login: str | None = None,
         cgroup_dirs: Sequence[str] = (),
         bpf: bytes | None = None,
         **options: Any,
@@ -269,7 +278,7 @@ class Shim:
             spec["process"],
             container_id=container_id,
             cgroup_dirs=cgroup_dirs,
-            user=user,
+            user=login,
             bpf=bpf,
         )
         fields = {"op": "exec", "id": container_id, "exec_id": exec_id}
@@ -406,7 +415,7 @@ def payload_of(
     bpf: bytes | None = None,
     init: bool = False,
     join: Mapping[str, str] | None = None,
-    user: str | None = None,
+    login: str | None = None,
     groups: Sequence[str] = (),
     **options: Any,
 ) -> bytes:
@@ -421,7 +430,7 @@ def payload_of(
         bpf=bpf,
         init=init,
         join=join,
-        user=user,
+        user=login,
         groups=groups,
     )
 
