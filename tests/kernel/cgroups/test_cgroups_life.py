@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aruntime.cgroups import tree
 from aruntime.cgroups.detect import Hierarchy
 from aruntime.cgroups.driver import Cgroup, Driver, open_driver
 from aruntime.cgroups.freezer import Freezer, freeze, thaw
@@ -90,6 +92,24 @@ def test_failed_create_leaves_nothing(driver: Driver) -> None:
     with pytest.raises(InvalidParameter, match="4095:1"):
         driver.create("broken", {"blockIO": {"throttleReadBpsDevice": [rate]}})
     assert not driver.exists(driver.cgroup("broken"))
+
+
+def test_create_that_fails_at_any_directory_leaves_nothing(
+    hierarchy: Hierarchy, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever hierarchy refuses its directory, those made before it are removed."""
+    real = tree.make_fresh
+    for failing in hierarchy.mount_points:
+
+        def refuse(directory: str, point: str = failing) -> None:
+            if directory.startswith(f"{point}/"):
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), directory)
+            real(directory)
+
+        monkeypatch.setattr(tree, "make_fresh", refuse)
+        with pytest.raises(OSError, match="Cannot allocate memory"):
+            driver.create("c9", {})
+        assert not driver.exists(driver.cgroup("c9"))
 
 
 def test_missing_controller_is_named_before_anything_is_made(
