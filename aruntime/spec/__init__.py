@@ -9,6 +9,7 @@ Out of scope: bundles on disk, compiling seccomp profiles, executing anything.
 from aruntime.spec.builder import OCI_VERSION, build
 from aruntime.spec.capabilities import effective_capabilities, normalise_capabilities
 from aruntime.spec.devices import default_device_rules, device_rule
+from aruntime.spec.mounts import is_forbidden_target
 from aruntime.spec.validation import validate
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "default_device_rules",
     "device_rule",
     "effective_capabilities",
+    "is_forbidden_target",
     "normalise_capabilities",
     "validate",
 ]

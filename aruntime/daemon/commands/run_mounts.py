@@ -20,6 +20,7 @@ from aruntime.container.config import Mount
 from aruntime.daemon.commands.flags import Parsed
 from aruntime.daemon.commands.values import parse_bool, parse_bytes
 from aruntime.errors import InvalidParameter
+from aruntime.spec import is_forbidden_target
 
 _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _PROPAGATIONS = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
@@ -293,17 +294,22 @@ def requested_mounts(
         new_volume: makes the name of an anonymous volume.
 
     Raises:
-        InvalidParameter: a target is used twice, or the source of ``--mount`` is missing.
+        InvalidParameter: a target is used twice or inside /proc, or the source of ``--mount``
+            is missing.
     """
     asked: list[Mount] = [*parsed["volume"], *parsed["mount"], *parsed["tmpfs"]]
     mounts: dict[str, Mount] = {}
     for mount in asked:
         if mount.target in mounts:
             raise InvalidParameter(f"duplicate mount point: {mount.target}; name it once")
+        if is_forbidden_target(mount.target):
+            raise InvalidParameter(
+                f"{mount.target} cannot be mounted because it is inside /proc; choose another path"
+            )
         mounts[mount.target] = _complete(mount, cwd, exists, new_volume)
     for path in image_volumes:
         target = "/" + posixpath.normpath("/" + path).lstrip("/")
-        if target != "/" and target not in mounts:
+        if target != "/" and target not in mounts and not is_forbidden_target(target):
             mounts[target] = Mount(type="volume", source=new_volume(), target=target)
     return list(mounts.values())
 
