@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 STREAMS = ("stdin", "stdout", "stderr")
 NULL_PATH = "/dev/null"
+PIVOT = "pivot"
+"""The operation after which paths are the container's."""
 
 LOWERING_REFUSED = frozenset({errno.EACCES, errno.EPERM})
 
@@ -105,9 +107,24 @@ def set_up_container(payload: dict[str, Any], fds: dict[str, int], channel: Chan
         ready["netns"] = os.open(wiring.NETNS_PATH, os.O_RDONLY | os.O_CLOEXEC)
     network.connect()
     name_host(payload, channel)
-    channel.step = messages.STEP_ROOTFS
-    apply.apply(payload["mounts"], held)
+    build_rootfs(payload, held, channel)
     program.run(payload, channel, ready, wait=not payload.get("start"))
+
+
+def build_rootfs(payload: dict[str, Any], held: dict[str, int], channel: Channel) -> None:
+    """Do the mounts; the working directory is made before a root turns read-only.
+
+    Raises:
+        StepFailed, OSError: a mount, or the directory, cannot be made.
+    """
+    channel.step = messages.STEP_ROOTFS
+    ops = payload["mounts"]
+    inside = next((place for place, op in enumerate(ops, 1) if op[0] == PIVOT), len(ops))
+    apply.apply(ops[:inside], held)
+    channel.step = messages.STEP_CWD
+    program.make_directories(payload["cwd"])
+    channel.step = messages.STEP_ROOTFS
+    apply.apply(ops[inside:])
 
 
 def name_host(payload: dict[str, Any], channel: Channel) -> None:

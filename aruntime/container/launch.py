@@ -112,7 +112,6 @@ def payload(
         "netlink": [dict(entry) for entry in netlink or ()],
         "mounts": inside,
         "init": init,
-        "make_cwd": True,
         **process_fields(process, bpf=bpf, user=user, groups=groups),
     }
     offsets = time_offsets(linux)
@@ -174,7 +173,6 @@ def exec_payload(
         "netlink": [],
         "mounts": [],
         "init": False,
-        "make_cwd": False,
         **process_fields(process, bpf=bpf, user=user, groups=groups),
     }
     return messages.encode(fields)

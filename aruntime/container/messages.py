@@ -96,7 +96,8 @@ is not marked optional is present::
     hostname         optional
     domainname       optional
     mounts           operations of aruntime.rootfs.plan, done by init in the mount namespace
-    host_mounts      optional, with user_namespace: operations of the intermediate process
+    host_mounts      optional, with user_namespace: the operations of the intermediate process
+                     (plan.split)
     terminal         whether stdio is a pty of the container's own devpts
     console_size     optional: [rows, columns]
     oom_score_adj    optional: best effort, a failure to lower it is a warning
@@ -104,8 +105,7 @@ is not marked optional is present::
     user             {uid, gid, additional_gids: [...]} or, resolved in the rootfs's own
                      /etc/passwd and /etc/group, {name: "as typed", groups: ["as typed", ...]}
     umask            optional
-    cwd              absolute path inside
-    make_cwd         whether a missing cwd is made (launch) or an error (exec)
+    cwd              absolute path inside; a missing one is made (launch) or an error (exec)
     args             the program and its arguments, not empty
     env              ["NAME=value", ...]; HOME is added from /etc/passwd if it is missing
     capabilities     {bounding, effective, permitted, inheritable, ambient}: bit masks

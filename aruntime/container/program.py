@@ -196,9 +196,6 @@ def become(program: Program, payload: dict[str, Any], channel: Channel) -> None:
     """
     cwd = payload["cwd"]
     channel.step = messages.STEP_CWD
-    if payload["make_cwd"]:
-        os.umask(DEFAULT_UMASK)
-        make_directories(cwd)
     entered = try_chdir(cwd)
     channel.step = messages.STEP_SET_USER
     process.prctl(process.PR_SET_KEEPCAPS, 1)
@@ -225,6 +222,7 @@ def make_directories(path: str) -> None:
     Raises:
         OSError: as mkdir(2).
     """
+    os.umask(DEFAULT_UMASK)
     made = ""
     for name in path.split("/"):
         if not name:

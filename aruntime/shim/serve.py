@@ -31,7 +31,7 @@ OOM_SCORE_ADJ = b"-1000"
 OOM_PATH = "/proc/self/oom_score_adj"
 IDLE_SECONDS = 10.0
 """How long a shim without children waits for its next daemon."""
-SWEEP_SECONDS = 5.0
+SWEEP_SECONDS = 1.0
 """How often, at most, dead children are looked for that nobody asked us to launch."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import base64
 import contextlib
+import errno
 import json
 import os
 import select
@@ -12,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -356,7 +356,8 @@ def read_all(fd: int) -> str:
         try:
             chunk = os.read(fd, 1 << 16)
         except OSError as error:
-            assert error.errno == 5, error
+            if error.errno != errno.EIO:
+                raise
             break
         if not chunk:
             break
