@@ -36,7 +36,9 @@ def hold(path: Path, purpose: str) -> Iterator[None]:
             raise Conflict(f"another aruntimed (pid {holder}) {purpose}") from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-        yield
-        os.ftruncate(fd, 0)
+        try:
+            yield
+        finally:
+            os.ftruncate(fd, 0)
     finally:
         os.close(fd)

@@ -31,6 +31,14 @@ def test_lock_is_free_again_and_empty(tmp_path: Path) -> None:
         pass
 
 
+def test_failure_inside_leaves_nobody_named(tmp_path: Path) -> None:
+    """A daemon that gives up while starting does not leave its pid behind."""
+    path = tmp_path / "lock"
+    with pytest.raises(KeyError), locks.hold(path, "x"):
+        raise KeyError
+    assert path.read_text() == ""
+
+
 def test_stale_pid_of_a_killed_holder_is_replaced(tmp_path: Path) -> None:
     """A file left by a killed daemon is no obstacle, however long its pid was."""
     path = tmp_path / "lock"
