@@ -2,7 +2,8 @@
 
 Imported only then, so it may import what it likes. The daemon is started detached, in a session
 of its own, with its log in ROOT/aruntimed.log; it inherits the environment and so ARUNTIME_ROOT,
-ARUNTIME_RUN_DIR and ARUNTIME_CONFIG. Two clients that come at once start one: a lock in the run directory.
+ARUNTIME_RUN_DIR and ARUNTIME_CONFIG. Two clients that come at once start one: there is a lock in
+the run directory.
 """
 
 from __future__ import annotations
