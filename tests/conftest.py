@@ -95,15 +95,24 @@ def nft_tables() -> str:
     return subprocess.run([nft, "list", "tables"], capture_output=True, text=True).stdout
 
 
+OWN_NAMES = (f"art{os.getpid() % 100000}x", f"aruntime-test-{os.getpid()}", "pytest-of-")
+
+
 def footprint(*, tables: bool) -> dict[str, set[str]]:
-    """Return what a test could leave behind, by kind."""
-    return {
-        "children": {str(pid) for pid in children()},
+    """Return what a test could leave behind, by kind.
+
+    In CI the tests are alone on the host and everything counts; elsewhere other programs make
+    mounts and links of their own meanwhile, so only what bears our names does.
+    """
+    shared = {
         "mounts": set(mounts()),
         "links": links(),
-        "cgroups": own_cgroups(),
         "nftables": set(nft_tables().splitlines()) if tables else set(),
     }
+    if not os.environ.get("CI"):
+        for kind, names in shared.items():
+            shared[kind] = {name for name in names if any(own in name for own in OWN_NAMES)}
+    return {**shared, "children": {str(pid) for pid in children()}, "cgroups": own_cgroups()}
 
 
 @pytest.fixture(autouse=True)

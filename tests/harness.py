@@ -41,7 +41,7 @@ class RunningDaemon:
     def __init__(self) -> None:
         number = next(SUBNETS)
         self.client = str(BIN / "aruntime")
-        self.base = Path(tempfile.mkdtemp(prefix="aruntime-test-"))
+        self.base = Path(tempfile.mkdtemp(prefix=f"aruntime-test-{os.getpid()}-"))
         self.root = self.base / "root"
         self.run_dir = self.base / "run"
         self.bridge = f"art{os.getpid() % 100000}x{number}"[:15]
@@ -149,7 +149,7 @@ class RunningDaemon:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as reply:
             return str(reply.read().decode())
 
-    def metric(self, name: str, **labels: str) -> float:
+    def metric(self, name: str, /, **labels: str) -> float:
         """Return one sample of /metrics by name and some of its labels."""
         for line in self.metrics().splitlines():
             head, _, value = line.rpartition(" ")

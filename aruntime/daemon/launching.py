@@ -86,13 +86,11 @@ def prepare(parts: Parts, container: Container) -> Prepared:
         bundle.save(container, made)
         cgroup = parts.driver.create(config.id, made.spec["linux"]["resources"])
         undo.callback(parts.driver.destroy, cgroup)
-        host_mounts, mounts = mount_operations(parts, container, made, cgroup)
         payload = launch.payload(
             made.spec,
             container_id=config.id,
             cgroup_dirs=parts.driver.procs_paths(cgroup),
-            mounts=mounts,
-            host_mounts=host_mounts,
+            mounts=mount_operations(container, made, cgroup),
             netlink=netlink,
             bpf=made.bpf,
             init=config.init,
@@ -168,16 +166,14 @@ def exec_process(container: Container, made: bundle.Bundle, request: ExecRequest
     return process
 
 
-def mount_operations(
-    parts: Parts, container: Container, made: bundle.Bundle, cgroup: Cgroup
-) -> tuple[list[Any], list[Any]]:
-    """Return the mount operations of the host's part (with a user namespace) and of init's."""
+def mount_operations(container: Container, made: bundle.Bundle, cgroup: Cgroup) -> list[Any]:
+    """Return the operations that build the container's file tree."""
     directory = container.directory
     by_mount: dict[str, list[str]] = {}
     for controller, path in cgroup.directories.items():
         by_mount.setdefault(path, []).append(controller)
     unified = cgroup.directories.get("unified")
-    operations = plan.plan(
+    return plan.plan(
         made.spec,
         lower=container.config.layers,
         upper=f"{directory}/upper",
@@ -186,7 +182,6 @@ def mount_operations(
         cgroups=[(names, path) for path, names in by_mount.items() if path != unified],
         unified=unified,
     )
-    return plan.split(operations)
 
 
 def memory_file(name: str, content: bytes) -> int:

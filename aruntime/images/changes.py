@@ -17,6 +17,8 @@ from aruntime.errors import InvalidParameter
 
 SHELL = ["/bin/sh", "-c"]
 _WORD = re.compile(r"""(?:\\.|"(?:\\.|[^"\\])*"|'[^']*'|[^\s"'\\])+|\S""", re.DOTALL)
+_PART = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|(?:\\.|[^"'\\])+""", re.DOTALL)
+"""A stretch of a word that is quoted in one way."""
 _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?")
 _EXPANDED = re.compile(
     r"\\(?P<escaped>.)|\$(?P<name>[A-Za-z_]\w*)"
@@ -113,18 +115,16 @@ def _unquote(word: str, config: Config) -> str:
             return match["other"] if found else ""
         return found
 
-    parts: list[str] = []
-    for part in re.findall(r"""'[^']*'|"(?:\\.|[^"\\])*"|(?:\\.|[^"'\\])+""", word, re.DOTALL):
-        if part[0] == "'":
-            parts.append(part[1:-1])
-        else:
-            inner = part[1:-1] if part[0] == '"' else part
-            parts.append(_EXPANDED.sub(value, inner))
-    if sum(map(len, re.findall(r"""'[^']*'|"(?:\\.|[^"\\])*"|(?:\\.|[^"'\\])+""", word))) < len(
-        word
-    ):
+    parts = _PART.findall(word)
+    if sum(map(len, parts)) < len(word):
         raise ValueError(f"unbalanced quotes in {word}")
-    return "".join(parts)
+    found = ""
+    for part in parts:
+        if part[0] == "'":
+            found += part[1:-1]
+        else:
+            found += _EXPANDED.sub(value, part[1:-1] if part[0] == '"' else part)
+    return found
 
 
 def _words(config: Config, text: str) -> list[str]:

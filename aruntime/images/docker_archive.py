@@ -116,7 +116,7 @@ def _legacy_image(stager: Stager, members: Members, top: str, names: list[str]) 
             }
         )
     last = chain[-1][1]
-    config = {
+    config: dict[str, Any] = {
         **{key: last[key] for key in ("created", "author", "architecture", "os") if key in last},
         "config": last.get("config") or {},
         "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},

@@ -118,7 +118,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Baseline and totals of one container; see the module's text."""
 
     incarnation: str = ""
-    """boot id, cgroup inode: one life of the container's cgroup; empty when it has none."""
+    """One life of the container's cgroup: boot id, inode, boot time; empty if it never had one."""
     status: str = "created"
     time_ns: int = 0
     """Boot time up to which running and paused time are counted."""

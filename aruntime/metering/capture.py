@@ -17,7 +17,7 @@ import msgspec
 
 from aruntime import __version__
 from aruntime.cgroups.block import BlkioSource
-from aruntime.metering.account import Account
+from aruntime.metering.account import Account, Totals
 from aruntime.metering.clock import WallClock, boottime_ns
 from aruntime.metering.export import ContainerView, DaemonView, View
 from aruntime.metering.health import Health
@@ -48,7 +48,10 @@ def take(file: TotalsFile, subjects: Mapping[str, Subject], frame: Frame) -> Vie
     with file.lock:
         durable = file.durable
         seen = [(subject, subject.account) for subject in list(subjects.values())]
-    instant = _Instant(durable, [(s, steady(a, _committed(durable, s.about.id))) for s, a in seen])
+    instant = _Instant(
+        durable,
+        [(subject, steady(account, _committed(durable, subject))) for subject, account in seen],
+    )
     tenants = tenant_totals(instant.durable, instant.subjects)
     return View(
         containers=_containers(instant, frame.clock),
@@ -67,15 +70,18 @@ def take(file: TotalsFile, subjects: Mapping[str, Subject], frame: Frame) -> Vie
 def steady(account: Account, committed: Account | None) -> Account:
     """The account with what only the meter keeps as of the last commit.
 
-    The kernel goes on counting when the daemon is killed, so CPU time may be shown live; the
-    memory integral and the kept-from-falling process figures of the seconds since the last commit
-    would be lost, and a counter that was shown must never fall.
+    The kernel goes on counting when the daemon is killed, so CPU time and I/O may be shown live.
+    The memory integral, the split of time and the process figures (kept from falling) of the
+    seconds since the last commit would be lost, and a counter that was shown must never fall.
     """
-    before = committed.totals if committed is not None else None
+    before = committed.totals if committed is not None else Totals()
     totals = msgspec.structs.replace(
         account.totals,
-        memory_bytens2=before.memory_bytens2 if before is not None else 0,
-        process=before.process if before is not None else (0, 0, 0, 0),
+        memory_bytens2=before.memory_bytens2,
+        running_ns=before.running_ns,
+        paused_ns=before.paused_ns,
+        pauses=before.pauses,
+        process=before.process,
     )
     return msgspec.structs.replace(account, totals=totals)
 
@@ -99,12 +105,14 @@ def tenant_totals(
     return tenants
 
 
-def _committed(durable: Durable, container_id: str) -> Account | None:
-    """The account on disk, or the one the disk refuses."""
-    unwritten = durable.unwritten.get(container_id)
+def _committed(durable: Durable, subject: Subject) -> Account | None:
+    """The account on disk, or the one the disk refuses; a removed container's is its last."""
+    if subject.removed:
+        return subject.account
+    unwritten = durable.unwritten.get(subject.about.id)
     if unwritten is not None:
         return unwritten.account
-    return durable.accounts.get(container_id)
+    return durable.accounts.get(subject.about.id)
 
 
 def _containers(instant: _Instant, clock: WallClock) -> list[ContainerView]:

@@ -30,7 +30,7 @@ class ContainerView(NamedTuple):
     about: MeterSubject
     account: Account
     """Counters the kernel keeps are as of the last reading. What only the meter keeps (memory
-    integral, process I/O) is as of the last commit, so that no crash can make it fall."""
+    integral, time, pauses, process I/O) is as of the last commit, so no crash makes it fall."""
     stats: Stats | None
     """Levels of the last complete reading; None before it and from the end on."""
     fast: FastStats | None

@@ -37,22 +37,22 @@ class Advance(NamedTuple):
     anomalies: tuple[str, ...] = ()
 
 
-def begin(previous: Account | None, incarnation: str, at_ns: int, *, is_new: bool) -> Account:
+def begin(previous: Account | None, cgroup: str, at_ns: int, *, is_new: bool) -> Account:
     """Open an incarnation, whose counters start at zero; totals are carried on.
 
     Args:
         previous: the account of the same container, None for a new one.
-        incarnation: names the new cgroup; when it equals the previous one, nothing restarts.
+        cgroup: boot id and inode of its cgroup.
         at_ns: boot time at which it began to run.
-        is_new: the cgroup was made this instant. False: found after a crash that came before the
-            first commit; neither memory nor the bound can look back over that time, while every
-            counter still counts from zero.
+        is_new: the cgroup was made this instant. False: found after a crash; if the account is
+            of this cgroup it goes on. If not, the crash came before the first commit; then
+            neither memory nor the bound can look back, while every counter counts from zero.
     """
-    if previous is not None and previous.incarnation == incarnation:
+    if previous is not None and not is_new and previous.incarnation.startswith(f"{cgroup}:"):
         return previous
     known = at_ns if is_new else 0
     return Account(
-        incarnation=incarnation,
+        incarnation=f"{cgroup}:{at_ns}",
         time_ns=at_ns,
         sample_ns=known,
         cpu_at_ns=known,

@@ -128,8 +128,8 @@ class Meter:
         Raises:
             FileNotFoundError: the cgroup does not exist.
         """
-        incarnation = self._incarnation(subject)
-        account = begin(self._account_of(subject.id), incarnation, boottime_ns(), is_new=True)
+        cgroup = self._name_of_cgroup(subject)
+        account = begin(self._account_of(subject.id), cgroup, boottime_ns(), is_new=True)
         self._add(subject, add_restart(account) if restarted else account)
         await trio.lowlevel.checkpoint()
 
@@ -148,14 +148,14 @@ class Meter:
             OSError: the cgroup cannot be read.
         """
         try:
-            incarnation = self._incarnation(subject)
+            cgroup = self._name_of_cgroup(subject)
         except FileNotFoundError:
             self.health.anomalies["unknown_cgroup"] += 1
             self.declare(msgspec.structs.replace(subject, cgroup=None), "exited")
             return
         now = boottime_ns()
         started = min(now, self._clock.boot_at(subject.started_ns)) if subject.started_ns else now
-        account = begin(self._account_of(subject.id), incarnation, started, is_new=False)
+        account = begin(self._account_of(subject.id), cgroup, started, is_new=False)
         added = self._add(subject, account)
         if account.status == "exited":
             return
@@ -329,7 +329,7 @@ class Meter:
             return known.account
         return self._file.durable.accounts.get(container_id)
 
-    def _incarnation(self, subject: MeterSubject) -> str:
+    def _name_of_cgroup(self, subject: MeterSubject) -> str:
         assert subject.cgroup is not None
         return f"{self._boot_id}:{self._driver.inode(subject.cgroup)}"
 

@@ -98,14 +98,14 @@ CONTAINER_FAMILIES: tuple[ContainerFamily, ...] = (
         "restarts", "counter", "Restarts by the restart policy.", total("restarts"),
     ),
     _family(
-        "running_seconds", "counter", "Time alive and not paused (CLOCK_BOOTTIME).",
+        "running_seconds", "counter", "Time alive and not paused (CLOCK_BOOTTIME), as of the last commit.",
         total("running_ns", NS), level="minimal",
     ),
     _family(
-        "paused_seconds", "counter", "Time frozen, from frozen reached to thaw written.",
+        "paused_seconds", "counter", "Time from frozen to thaw, as of the last commit.",
         total("paused_ns", NS), level="minimal",
     ),
-    _family("pauses", "counter", "Pause operations.", total("pauses")),
+    _family("pauses", "counter", "Pause operations, as of the last commit.", total("pauses")),
     _family(
         "cpu_usage_seconds", "counter",
         "CPU time, user and system (cpuacct.usage; v2 cpu.stat usage_usec).",

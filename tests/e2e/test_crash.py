@@ -106,7 +106,7 @@ def test_daemon_and_shim_killed(daemon: RunningDaemon) -> None:
 
     assert status(daemon, "stayer") == "running"
     assert status(daemon, "leaver") == "exited"
-    assert daemon.out("inspect", "-f", "{{.State.ExitCode}}", "leaver") == "<nil>"
+    assert daemon.out("inspect", "-f", "{{.State.ExitCode}}", "leaver") == "<no value>"
     assert "unknown" in daemon.out("inspect", "-f", "{{.State.Error}}", "leaver")
     assert "unknown" in daemon.out("ps", "-a", "--filter", "name=leaver", "--format", "{{.Status}}")
     daemon.run("stop", "-t", "0", "stayer")

@@ -226,7 +226,7 @@ def test_meter_machine(new_counters: Callable[[], Counters]) -> None:
     """Run the machine."""
     machine = type("Machine", (MeterMachine,), {"new_counters": staticmethod(new_counters)})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=30, stateful_step_count=30, deadline=None)
+        machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None)
     )
 
 

@@ -1,0 +1,99 @@
+"""podman as a peer, with storage, network and configuration of its own.
+
+Its bridge is made by netavark and marked internal: no rule of the host's firewall is touched,
+which also spares podman the time of writing some.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+
+from tests.bench import image
+from tests.bench.engine import CommandLine, find
+from tests.bench.place import Place
+
+PROGRAMS = ("podman", "conmon")
+NETAVARK = "/usr/lib/podman/netavark"
+NETWORK = "bench"
+SUBNET, GATEWAY = "10.214.2.0/24", "10.214.2.1"
+CONTAINERS = """[containers]
+default_ulimits = ["nofile={nofile}:{nofile}", "nproc={nproc}:{nproc}"]
+log_driver = "k8s-file"
+[network]
+network_backend = "netavark"
+network_config_dir = "{base}/networks"
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+tmp_dir = "{base}/tmp"
+runtime = "{runtime}"
+"""
+STORAGE = """[storage]
+driver = "overlay"
+graphroot = "{base}/root"
+runroot = "/run/bench-podman"
+"""
+
+
+def missing() -> str:
+    """Name the programs podman needs that are not installed; empty if there are none."""
+    absent = [program for program in PROGRAMS if find(program) is None]
+    if not Path(NETAVARK).exists():
+        absent.append("netavark")
+    if find("crun") is None and find("runc") is None:
+        absent.append("crun")
+    return ", ".join(absent)
+
+
+def opened(place: Place, tar: Path) -> CommandLine:
+    """Configure podman in a place and import the image."""
+    base = place.directory("podman")
+    runner = place.runner("podman", private=True, v1_only=True)
+    write_configuration(place, base)
+    runner.env |= {
+        "CONTAINERS_CONF": f"{base}/containers.conf",
+        "CONTAINERS_STORAGE_CONF": f"{base}/storage.conf",
+    }
+    engine = CommandLine(
+        "podman",
+        [str(find("podman"))],
+        runner,
+        networks={"bridge": NETWORK, "none": "none"},
+        run_flags=[f"--cgroup-parent={place.cgroup_parent}/podman"],
+        verbs={"remove": ["rm", "-f", "-t", "0"]},
+    )
+    runner.measure([engine.command("import", str(tar), image.NAME)])
+    version = runner.output(engine.command("version", "--format", "{{.Client.Version}}"))
+    runtime = "crun" if find("crun") else "runc"
+    engine.version = f"{version.decode().strip()} with {runtime} and netavark"
+    return engine
+
+
+def write_configuration(place: Place, base: Path) -> None:
+    """Write containers.conf, storage.conf and the network."""
+    limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+    # Podman asks for more than the hard limits, which needs CAP_SYS_RESOURCE.
+    halves = {name: _half(resource.getrlimit(limit)[1]) for name, limit in limits.items()}
+    runtime = "crun" if find("crun") else "runc"
+    text = CONTAINERS.format(base=base, runtime=runtime, **halves)
+    (base / "containers.conf").write_text(text)
+    (base / "storage.conf").write_text(STORAGE.format(base=base))
+    network = {
+        "name": NETWORK,
+        "id": "b" * 64,
+        "driver": "bridge",
+        "network_interface": place.link_name("p"),
+        "created": "2024-01-01T00:00:00Z",
+        "subnets": [{"subnet": SUBNET, "gateway": GATEWAY}],
+        "ipv6_enabled": False,
+        "internal": True,
+        "dns_enabled": False,
+        "ipam_options": {"driver": "host-local"},
+    }
+    (place.directory("podman", "networks") / f"{NETWORK}.json").write_text(json.dumps(network))
+
+
+def _half(hard: int) -> int:
+    return 10000 if hard == resource.RLIM_INFINITY else hard // 2
