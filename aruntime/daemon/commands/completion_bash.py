@@ -24,7 +24,7 @@ _HEAD = r"""# bash completion for aruntime, made by 'aruntime completion bash'
 # Names that a running daemon knows; none if no daemon answers.
 __aruntime_names() {
     local address=${host:-${ARUNTIME_HOST:-unix://${ARUNTIME_RUN_DIR:-/run/aruntime}/aruntime.sock}}
-    aruntime --host "$address" __complete "$1" "$cur" 2>/dev/null
+    aruntime --host "$address" __complete -- "$1" "$cur" 2>/dev/null
 }
 
 # Offer the words on standard input that begin with the current one. Readline replaces only
@@ -119,9 +119,10 @@ _aruntime() {
         [[ -n $prefix ]] && COMPREPLY=("${COMPREPLY[@]/#/$prefix}")
     elif [[ -z $ended && $cur == -* ]]; then __aruntime_words "$flags"
     elif [[ -n $strict && $arguments -gt 0 ]]; then compopt -o default 2>/dev/null
+    elif ((most >= 0 && arguments >= most)); then return
     elif [[ $completes == files ]]; then __aruntime_paths -f
-    elif [[ -n $completes ]] && ((most < 0 || arguments < most)); then
-        __aruntime_offer < <(__aruntime_names "$completes")
+    elif [[ $completes == shells ]]; then __aruntime_words 'bash zsh'
+    elif [[ -n $completes ]]; then __aruntime_offer < <(__aruntime_names "$completes")
     fi
 }
 
@@ -177,14 +178,14 @@ def _value_cases(registry: Registry) -> str:
     """One line of a case for every flag whose values are known."""
     flags = {flag.name: flag for c in shown_commands(registry) for flag in shown_flags(c)}
     lines = []
-    for name in sorted(flags):
-        values = values_of(flags[name])
+    for flag in (flags[name] for name in sorted(flags)):
+        names, values = "|".join((flag.name, *flag.aliases)), values_of(flag)
         if values == FILES:
-            lines.append(f"        {name}) __aruntime_paths -f ;;\n")
+            lines.append(f"        {names}) __aruntime_paths -f ;;\n")
         elif values == DIRECTORIES:
-            lines.append(f"        {name}) __aruntime_paths -d ;;\n")
+            lines.append(f"        {names}) __aruntime_paths -d ;;\n")
         elif values:
-            lines.append(f"        {name}) __aruntime_words '{values}' ;;\n")
+            lines.append(f"        {names}) __aruntime_words '{values}' ;;\n")
     return "".join(lines)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from aruntime.daemon.commands.completion_words import (
     DIRECTORIES,
     FILES,
+    SHELLS,
     groups,
     shown_commands,
     shown_flags,
@@ -24,7 +25,7 @@ _HEAD = r"""#compdef aruntime
 _aruntime_names() {
   local address=${aruntime_host:-${ARUNTIME_HOST:-unix://${ARUNTIME_RUN_DIR:-/run/aruntime}/aruntime.sock}}
   local -a names
-  names=(${(f)"$(aruntime --host "$address" __complete "$1" "$PREFIX" 2>/dev/null)"})
+  names=(${(f)"$(aruntime --host "$address" __complete -- "$1" "$PREFIX" 2>/dev/null)"})
   (( $#names )) && compadd -a names
 }
 
@@ -131,6 +132,8 @@ def _group_case(word: str) -> str:
 def _arguments(command: Command) -> list[str]:
     """Specifications of the positional arguments."""
     names = f"_aruntime_names {command.completes}"
+    if command.completes == "shells":
+        names = f"({' '.join(SHELLS)})"
     if command.completes == FILES:
         return ["'*:file:_files'"]
     if not command.completes:
