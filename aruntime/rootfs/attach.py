@@ -127,6 +127,9 @@ def bind(tree: Tree, destination: str, key: str, over_proc: bool) -> None:
     strict = is_proc or over_proc
     target = tree.open_target(destination, directory=directory, strict=strict, over_proc=strict)
     try:
+        if stat.S_ISDIR(os.fstat(target).st_mode) != directory:
+            # move_mount would only say EINVAL.
+            raise OSError(errno.ENOTDIR, "a directory and a file cannot cover each other")
         tree.attach(fd, target)
     finally:
         os.close(target)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Container
+    from tests.kernel.rootfs.conftest import Container
 
 pytestmark = pytest.mark.kernel
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Container
+    from tests.kernel.rootfs.conftest import Container
 
 pytestmark = pytest.mark.kernel
 
@@ -104,15 +104,17 @@ def test_masked_paths(container: Container) -> None:
 
 
 def test_readonly_paths(container: Container) -> None:
-    """Read-only paths refuse root's writes and keep what was mounted below them."""
+    """Read-only paths refuse root's writes, also to what is mounted below them."""
+    container.mount("/etc/below", "tmpfs", "tmpfs")
+    container.spec["linux"]["readonlyPaths"] += ["/etc", "/no/such/path"]
+
     outcome = container.run(
-        "echo 1 2>&1 > /proc/sys/kernel/domainname; echo h 2>&1 > /proc/sysrq-trigger;"
-        "cat /proc/sys/kernel/domainname"
+        "for f in /proc/sys/kernel/domainname /etc/x /etc/below/x; do (echo 1 > $f) 2>&1; done;"
+        "touch /root/x && cat /proc/sys/kernel/domainname /etc/hostname"
     )
 
-    assert outcome.lines[0].endswith("Read-only file system")
-    assert outcome.lines[1].endswith("Read-only file system")
-    assert len(outcome.lines) == 3
+    assert [line.rsplit(": ", 1)[1] for line in outcome.lines[:3]] == ["Read-only file system"] * 3
+    assert outcome.lines[4:] == ["image"]
 
 
 def test_writes_go_to_the_upper_directory(container: Container) -> None:
