@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import trio
 import trio.testing
 from hypothesis import HealthCheck, given
@@ -18,7 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from aruntime import __version__, wire
-from aruntime.daemon import server
+from aruntime.daemon import journal, server
 from aruntime.daemon.commands.flags import Command, Parsed
 from aruntime.daemon.commands.registry import Registry, registry
 from aruntime.daemon.server import CommandServer, bound_socket
@@ -73,12 +74,20 @@ async def flood(session: Session, _parsed: Parsed, _daemon: State) -> int:
         await session.out(bytes(65536))
 
 
+async def plan(session: Session, _parsed: Parsed, _daemon: State) -> int:
+    """Log what it does, below the daemon's level."""
+    structlog.get_logger().debug("step planned", number=1)
+    await session.out("done\n")
+    return 3
+
+
 KNOWN = registry(
     [
         Command("echo", "", echo),
         Command("wait", "", wait),
         Command("fail", "", fail),
         Command("flood", "", flood),
+        Command("plan", "", plan),
     ]
 )
 
@@ -171,6 +180,29 @@ async def test_failures_are_worded(path: Path, how: str, said: str, code: int) -
     async with serving(path) as running:
         assert await running.run("fail", how) == ("", said, code)
         assert await running.run("echo") == ("\n", "", 0)
+
+
+async def test_debug_shows_what_the_daemon_does(path: Path) -> None:
+    """With --debug the command's own log lines come to the client; without, none."""
+    before = structlog.get_config()
+    journal.configure("json", "error")
+    try:
+        async with serving(path) as running:
+            said = ("done\n", "debug: step planned number=1\n", 3)
+            assert await running.run("--debug", "plan") == said
+            assert await running.run("plan") == ("done\n", "", 3)
+    finally:
+        structlog.configure(**before)
+
+
+async def test_many_clients_at_once(path: Path) -> None:
+    """A hundred clients that wait are all served, and so is one more meanwhile."""
+    async with serving(path) as running, contextlib.AsyncExitStack() as stack:
+        waiting = [await stack.enter_async_context(await running.ask("wait")) for _ in range(100)]
+        assert await running.run("echo", "x") == ("x\n", "", 1)
+        running.state.finish.set()
+        for stream in waiting:
+            assert await answer(stream) == ("done\n", "", 0)
 
 
 async def test_unknown_command(path: Path) -> None:
