@@ -1,0 +1,1 @@
+"""aruntimed: the composition root, the supervisor, the command socket, the commands."""

@@ -100,42 +100,19 @@ async def attached(
         detach_keys: the sequence that detaches.
         streams: which of stdout and stderr the client wants.
     """
-    detached = False
     raw = tty and session.stdin_tty and entrance is not None
+    if raw:
+        await session.raw_mode(True)
+    if tty and session.rows:
+        resize(session.rows, session.cols)
+    typing = Typing(session, entrance, close_entrance, DetachScanner(detach_keys) if tty else None)
     async with trio.open_nursery() as nursery:
-
-        async def type_in() -> None:
-            nonlocal detached
-            assert entrance is not None
-            scanner = DetachScanner(detach_keys)
-            async for typed in await session.stdin():
-                passed, complete = scanner.feed(typed) if tty else (typed, False)
-                await entrance.send(passed)
-                if complete:
-                    detached = True
-                    nursery.cancel_scope.cancel()
-                    return
-            await close_entrance()
-
-        async def pass_signals() -> None:
-            assert send_signal is not None
-            async for number in await session.forward_signals():
-                await send_signal(number)
-
-        async def pass_sizes() -> None:
-            async for rows, columns in session.resizes:
-                resize(rows, columns)
-
-        if raw:
-            await session.raw_mode(True)
         if tty:
-            if session.rows:
-                resize(session.rows, session.cols)
-            nursery.start_soon(pass_sizes)
+            nursery.start_soon(pass_sizes, session, resize)
         if entrance is not None:
-            nursery.start_soon(type_in)
+            nursery.start_soon(typing.run, nursery.cancel_scope)
         if send_signal is not None and not raw:
-            nursery.start_soon(pass_signals)
+            nursery.start_soon(pass_signals, session, send_signal)
         async for chunk in output:
             if chunk.stream in streams:
                 write = session.err if chunk.stream == logfile.STDERR else session.out
@@ -143,4 +120,51 @@ async def attached(
         nursery.cancel_scope.cancel()
     if raw:
         await session.raw_mode(False)
-    return detached
+    return typing.detached
+
+
+class Typing:
+    """What a client types, on its way into a process.
+
+    Attributes:
+        detached: the user typed the detach keys.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        entrance: Input | None,
+        close_entrance: Callable[[], Awaitable[None]],
+        scanner: DetachScanner | None,
+    ) -> None:
+        self._session = session
+        self._entrance = entrance
+        self._close_entrance = close_entrance
+        self._scanner = scanner
+        self.detached = False
+
+    async def run(self, attachment: trio.CancelScope) -> None:
+        """Pass on until the client's end of file; the detach keys end the whole attachment."""
+        entrance = self._entrance
+        assert entrance is not None
+        async for typed in await self._session.stdin():
+            passed, self.detached = (
+                self._scanner.feed(typed) if self._scanner is not None else (typed, False)
+            )
+            await entrance.send(passed)
+            if self.detached:
+                attachment.cancel()
+                return
+        await self._close_entrance()
+
+
+async def pass_signals(session: Session, send_signal: Callable[[int], Awaitable[None]]) -> None:
+    """Hand the client's signals on until cancelled."""
+    async for number in await session.forward_signals():
+        await send_signal(number)
+
+
+async def pass_sizes(session: Session, resize: Callable[[int, int], None]) -> None:
+    """Hand the client's window sizes on until cancelled."""
+    async for rows, columns in session.resizes:
+        resize(rows, columns)

@@ -137,6 +137,16 @@ class Container:
         """Whether its init lives (paused or not)."""
         return self.pidfd >= 0
 
+    @property
+    def run_seconds(self) -> float:
+        """How long the last run lasted."""
+        return max(0, self.state.finished_ns - self.state.started_ns) / 1e9
+
+    @property
+    def shown_code(self) -> int:
+        """The exit code as clients see it; unknown is -1."""
+        return -1 if self.state.exit_code is None else self.state.exit_code
+
     def event_attributes(self, **more: str) -> dict[str, str]:
         """Return the attributes that every event of this container carries."""
         base = {"image": self.config.image, "name": self.config.name, **self.config.labels}

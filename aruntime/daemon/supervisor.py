@@ -182,7 +182,7 @@ class Supervisor:
                 await life.watch(parts, container)
                 nursery.cancel_scope.cancel()
             while self._wants_restart(container):
-                if run_seconds(container) >= BACKOFF_RESET_SECONDS:
+                if container.run_seconds >= BACKOFF_RESET_SECONDS:
                     backoff = BACKOFF_FIRST_SECONDS
                 if not await self._wait_backoff(container, backoff):
                     break
@@ -294,9 +294,8 @@ class Supervisor:
         active = container.is_running or container.state.status is Status.RESTARTING
         if active and not force:
             raise Conflict(
-                f"cannot remove {'paused' if container.state.status is Status.PAUSED else 'running'}"
-                f" container {container.short_id}: stop the container before removing it,"
-                " or force the removal with -f"
+                f"cannot remove {container.state.status.value} container {container.short_id}:"
+                " stop the container before removing it, or force the removal with -f"
             )
         container.removing = True
         if active:
@@ -379,25 +378,15 @@ class Supervisor:
         ``condition`` is not-running (now, if it is not running), next-exit or removed.
         """
         if condition == "not-running" and not container.is_running:
-            return shown_code(container.state)
+            return container.shown_code
         if condition == "removed":
             await container.removed.wait()
         else:
             await container.exited.wait()
-        return shown_code(container.state)
+        return container.shown_code
 
     def resize(self, container: Container, rows: int, columns: int) -> None:
         """Tell the container's pty its size; without one nothing happens."""
         if container.master_fd >= 0:
             with contextlib.suppress(OSError):
                 set_window_size(container.master_fd, rows, columns)
-
-
-def run_seconds(container: Container) -> float:
-    """How long the last run lasted."""
-    return max(0, container.state.finished_ns - container.state.started_ns) / 1e9
-
-
-def shown_code(state: ContainerState) -> int:
-    """The exit code as clients see it; unknown is -1."""
-    return -1 if state.exit_code is None else state.exit_code

@@ -134,7 +134,9 @@ def test_terminal_size_keys_and_detach(daemon: RunningDaemon) -> None:
     pid, master = pty.fork()
     if pid == 0:
         os.execve(
-            daemon.client, ["aruntime", "run", "-it", "--name", "shell", "busybox", "sh"], daemon.env
+            daemon.client,
+            ["aruntime", "run", "-it", "--name", "shell", "busybox", "sh"],
+            daemon.env,
         )
     seen = bytearray()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,13 @@ from aruntime.daemon.pump import LogSink, Pump, Source
 
 
 def make_sink(directory: Path, options: LogOptions | None = None) -> LogSink:
+    """Open a log and return its sink."""
     log_fd, index_fd = logfile.open_log(str(directory))
     return LogSink(str(directory), options or LogOptions(), log_fd=log_fd, index_fd=index_fd)
 
 
 def write_chunks(directory: Path, chunks: list[tuple[int, bytes]]) -> None:
+    """Put chunks into a log through real pipes."""
     log_fd, index_fd = logfile.open_log(str(directory))
     for stream, content in chunks:
         read_fd, write_fd = os.pipe()
@@ -33,6 +36,7 @@ def write_chunks(directory: Path, chunks: list[tuple[int, bytes]]) -> None:
 
 
 def contents(directory: Path, tail: int | None = None) -> list[bytes]:
+    """Return the lines of a log."""
     return [line.content for line in log_reader.stored_lines(str(directory), tail=tail)]
 
 
@@ -82,7 +86,7 @@ def test_torn_record_is_cut_off_on_open(tmp_path: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running_pump():  # type: ignore[no-untyped-def]
+async def running_pump() -> AsyncIterator[Pump]:
     """Run a pump for the length of the block."""
     pump = Pump()
     async with trio.open_nursery() as nursery:
@@ -130,7 +134,7 @@ async def test_follow_sees_all_over_rotation(tmp_path: Path) -> None:
             os.write(write_fd, expected[start : start + 500])
             with trio.fail_after(5):
                 while len(seen) < start:  # the writer waits: rotated files are deleted
-                    await trio.sleep(0)
+                    await trio.lowlevel.checkpoint()
         os.close(write_fd)
     sink.close()
 

@@ -142,9 +142,6 @@ def config_object(config: ContainerConfig) -> dict[str, Any]:
 
 def host_config_object(config: ContainerConfig) -> dict[str, Any]:
     """Return the member HostConfig: limits and what concerns this host."""
-    resources = config.resources
-    memory, cpu = resources.get("memory", {}), resources.get("cpu", {})
-    block = resources.get("blockIO", {})
     return {
         "Binds": [bind_text(mount) for mount in config.mounts if mount.type != "tmpfs"] or None,
         "LogConfig": {
@@ -161,13 +158,23 @@ def host_config_object(config: ContainerConfig) -> dict[str, Any]:
             "MaximumRetryCount": config.restart.max_retries,
         },
         "AutoRemove": config.auto_remove,
-        "CapAdd": config.cap_add or None,
-        "CapDrop": config.cap_drop or None,
-        "CgroupnsMode": config.cgroupns_mode,
         "Dns": config.dns,
         "DnsOptions": config.dns_options,
         "DnsSearch": config.dns_search,
         "ExtraHosts": config.extra_hosts or None,
+        "Init": config.init,
+        "ShmSize": config.shm_size,
+        **isolation_members(config),
+        **limit_members(config),
+    }
+
+
+def isolation_members(config: ContainerConfig) -> dict[str, Any]:
+    """Return the members of HostConfig about namespaces and rights."""
+    return {
+        "CapAdd": config.cap_add or None,
+        "CapDrop": config.cap_drop or None,
+        "CgroupnsMode": config.cgroupns_mode,
         "GroupAdd": config.group_add or None,
         "IpcMode": config.ipc_mode or "private",
         "OomScoreAdj": config.oom_score_adj,
@@ -176,9 +183,25 @@ def host_config_object(config: ContainerConfig) -> dict[str, Any]:
         "ReadonlyRootfs": config.read_only,
         "UTSMode": config.uts_mode,
         "UsernsMode": "" if config.userns_mode == "host" else config.userns_mode,
-        "ShmSize": config.shm_size,
-        "Init": config.init,
         "Sysctls": config.sysctls or None,
+        "DeviceCgroupRules": config.device_cgroup_rules or None,
+        "Devices": [
+            {
+                "PathOnHost": device.source,
+                "PathInContainer": device.target,
+                "CgroupPermissions": device.permissions,
+            }
+            for device in config.devices
+        ],
+    }
+
+
+def limit_members(config: ContainerConfig) -> dict[str, Any]:
+    """Return the members of HostConfig that limit what a container may use."""
+    resources = config.resources
+    memory, cpu = resources.get("memory", {}), resources.get("cpu", {})
+    block = resources.get("blockIO", {})
+    return {
         "Ulimits": [
             {"Name": limit.name, "Soft": limit.soft, "Hard": limit.hard} for limit in config.ulimits
         ],
@@ -201,15 +224,6 @@ def host_config_object(config: ContainerConfig) -> dict[str, Any]:
         "BlkioDeviceWriteBps": block.get("throttleWriteBpsDevice"),
         "BlkioDeviceReadIOps": block.get("throttleReadIOPSDevice"),
         "BlkioDeviceWriteIOps": block.get("throttleWriteIOPSDevice"),
-        "DeviceCgroupRules": config.device_cgroup_rules or None,
-        "Devices": [
-            {
-                "PathOnHost": device.source,
-                "PathInContainer": device.target,
-                "CgroupPermissions": device.permissions,
-            }
-            for device in config.devices
-        ],
     }
 
 
