@@ -24,6 +24,8 @@ from aruntime.errors import AruntimeError
 
 WITHOUT_DAEMON = frozenset({"version"})
 """Commands that would only ask the daemon they had started about itself."""
+SUPERVISORS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS"})
+"""What a service manager told our own process is not for the daemon."""
 LOG_BYTES = 8 << 20
 """A log longer than this is put aside (one generation) when a daemon is started."""
 
@@ -124,6 +126,7 @@ def spawn(chosen: settings.Settings) -> None:
                 pass_fds=(writable,),
                 start_new_session=True,
                 cwd="/",
+                env={name: text for name, text in os.environ.items() if name not in SUPERVISORS},
             )
         finally:
             os.close(writable)
