@@ -248,7 +248,8 @@ class Shim:
         self.daemon.send({**fields, "tty": tty}, {**child, **ours, **(fds or {})})
         for fd in child.values():
             os.close(fd)
-        self.daemon.fds.setdefault(key, {}).update(ours)
+        self.daemon.forget(*key)
+        self.daemon.fds[key] = ours
 
     def execute(
         self, container_id: str, exec_id: str, args: Sequence[str], **options: Any
@@ -339,9 +340,10 @@ class Shim:
         """Kill what is left and end the shim."""
         for peer in self.peers:
             peer.close()
-        for pid in self.children():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        if self.process.poll() is None:
+            for pid in self.children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
         self.log.close()
@@ -378,6 +380,7 @@ def spec_of(
     namespaces: Sequence[str] = ("pid", "mount", "uts", "ipc", "network", "cgroup"),
     tty: bool = False,
     capabilities: Sequence[str] = DOCKER_CAPABILITIES,
+    capability_sets: Mapping[str, Any] | None = None,
     linux: Mapping[str, Any] | None = None,
     hostname: str | None = "box",
     spec: Mapping[str, Any] | None = None,
@@ -395,7 +398,7 @@ def spec_of(
             "cwd": "/",
             "user": {"uid": 0, "gid": 0},
             "terminal": tty,
-            "capabilities": sets,
+            "capabilities": capability_sets or sets,
             **process,
         },
         "mounts": [dict(mount) for mount in MOUNTS],

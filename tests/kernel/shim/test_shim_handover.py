@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -223,7 +224,6 @@ def test_full_disk_blocks_the_container_and_loses_nothing(shim: Shim, tmp_path: 
 
 def prlimit_fsize(pid: int, limit: int) -> None:
     """Limit how large a file may grow: EFBIG, as a full disk would answer ENOSPC."""
-    import resource
 
     _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, hard))
@@ -247,7 +247,9 @@ def test_nobody_commands_without_hello(shim: Shim) -> None:
     assert other.receive() == {"op": "refused", "message": "say hello first"}
 
 
-@pytest.mark.parametrize("raw", [b"x", b"[]", b"{", b'{"op": "launch"}', b'{"op": "dance"}', b"\xff"])
+@pytest.mark.parametrize(
+    "raw", [b"x", b"[]", b"{", b'{"op": "launch"}', b'{"op": "dance"}', b"\xff"]
+)
 def test_what_is_no_request_is_answered(shim: Shim, raw: bytes) -> None:
     """Malformed messages are refused and the shim goes on."""
     shim.daemon.socket.send(raw)
@@ -266,10 +268,12 @@ def test_requests_for_unknown_children(shim: Shim) -> None:
     assert shim.daemon.expect("failed", "c1")["strerror"] == "the child is running"
     shim.daemon.send({"op": "reap", "id": "c1"})
     assert shim.daemon.expect("failed", "c1")["strerror"] == "the child is running"
+    shim.kill("c1")
+    shim.wait_exit("c1")
     shim.send_launch("c1", ["true"])
     assert "already" in shim.daemon.expect("failed", "c1")["strerror"]
-    shim.kill("c1")
-    shim.reap("c1")
+    shim.daemon.send({"op": "reap", "id": "c1"})
+    assert shim.daemon.expect("reaped", "c1")["code"] == 137
 
 
 def test_pipelined_launches(shim: Shim) -> None:
