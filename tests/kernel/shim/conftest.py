@@ -161,6 +161,11 @@ class Shim:
         self.daemon.hello()
 
     @staticmethod
+    def spec_of(args: Sequence[str], **options: Any) -> dict[str, Any]:
+        """Return a small OCI specification."""
+        return spec_of(args, **options)
+
+    @staticmethod
     def wait_for(condition: Callable[[], object], seconds: float = TIMEOUT_SECONDS) -> None:
         """Poll a condition that has no descriptor to wait for."""
         deadline = time.monotonic() + seconds

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from aruntime.kernel import capabilities, namespaces
+from aruntime.rootfs import plan
 
 pytestmark = pytest.mark.kernel
 
@@ -124,9 +125,8 @@ def test_capabilities_of_a_user(shim: Shim) -> None:
 def test_capabilities_we_lack_are_a_warning(shim: Shim) -> None:
     """All of them were asked for; what this host cannot grant is left out and named."""
     everything = list(capabilities.NAMES)
-    lacking = [
-        n for n, bit in capabilities.NUMBERS.items() if not capabilities.bounding() >> bit & 1
-    ]
+    ours = capabilities.bounding()
+    lacking = [name for name, bit in capabilities.NUMBERS.items() if not ours >> bit & 1]
     created = shim.launch("c1", ["cat", "/proc/self/status"], capabilities=everything)
     found = status(shim.output("c1"))
     shim.reap("c1")
@@ -349,3 +349,100 @@ def test_netns_descriptor_outlives_init(shim: Shim) -> None:
         os.close(before)
     assert "lo" in names
     shim.reap("c1")
+
+
+# --- user namespace
+
+IDS = [{"containerID": 0, "hostID": 200000, "size": 65536}]
+KINDS = ("pid", "mount", "uts", "ipc", "network", "cgroup", "user")
+
+
+def mapped(shim: Shim, **options: Any) -> dict[str, Any]:
+    """Return launch options of a container with ids of its own over an overlay."""
+    base = shim.run_dir.parent
+    for name in ("upper", "work", "staging"):
+        (base / name).mkdir(exist_ok=True)
+    linux = {"uidMappings": IDS, "gidMappings": IDS}
+    spec = shim.spec_of(["true"], namespaces=KINDS, linux=linux, **options)
+    ops = plan.plan(
+        spec,
+        lower=[str(shim.rootfs)],
+        upper=str(base / "upper"),
+        work=str(base / "work"),
+        staging=str(base / "staging"),
+    )
+    return {"namespaces": KINDS, "linux": linux, "mounts": ops, **options}
+
+
+def test_ids_of_its_own(shim: Shim) -> None:
+    """Root inside is nobody outside; files of the image are root's, what it writes is its own."""
+    script = "id -u; stat -c %u /bin/busybox; touch /made; stat -c %u /made; hostname; echo $$"
+    created = shim.launch("c1", ["sh", "-c", f"{script}; read x"], stdin=True, **mapped(shim))
+    status_file = Path(f"/proc/{created['pid']}/status")
+    assert status(status_file.read_text())["Uid"].split() == ["200000"] * 4
+    assert Path(f"/proc/{created['pid']}/uid_map").read_text().split() == ["0", "200000", "65536"]
+    os.write(shim.fd("stdin_write", "c1"), b"\n")
+    assert shim.output("c1").split() == ["0", "0", "0", "box", "1"]
+    assert (shim.run_dir.parent / "upper/made").stat().st_uid == 200000
+    assert len(shim.children()) == 1
+    assert shim.reap("c1")["code"] == 0
+
+
+def test_exec_into_mapped_ids(shim: Shim) -> None:
+    """It joins the user namespace too and has the container's root's rights there, no more."""
+    shim.launch("c1", ["sleep", "1000"], **mapped(shim))
+    linux = {"uidMappings": IDS, "gidMappings": IDS}
+    script = "id -u; touch /x && stat -c %u /x; cat /proc/self/uid_map; tty"
+    shim.execute("c1", "e1", ["sh", "-c", script], namespaces=KINDS, linux=linux, tty=True)
+    assert shim.output("c1", "e1").split() == ["0", "0", "0", "200000", "65536", "/dev/pts/0"]
+    assert shim.reap("c1", "e1")["code"] == 0
+    shim.kill("c1")
+    shim.reap("c1")
+
+
+def test_terminal_with_mapped_ids(shim: Shim) -> None:
+    """A pty of the container's devpts, owned by its root."""
+    shim.launch("c1", ["sh", "-c", "tty; stat -c %u $(tty)"], tty=True, **mapped(shim))
+    assert shim.output("c1").split() == ["/dev/pts/0", "0"]
+    shim.reap("c1")
+
+
+def test_user_with_mapped_ids_and_offsets(shim: Shim) -> None:
+    """A user by name, in user and time namespaces at once."""
+    options = mapped(shim)
+    options["namespaces"] = (*KINDS, "time")
+    options["linux"] = {**options["linux"], "timeOffsets": {"monotonic": {"secs": 99}}}
+    script = "id -un; cat /proc/self/timens_offsets"
+    _, out, _ = shim.run("c1", ["sh", "-c", script], login="alice", **options)
+    assert out.split()[:4] == ["alice", "monotonic", "99", "0"]
+
+
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [
+        ({"uidMappings": [{"containerID": 0, "hostID": 1, "size": 0}]}, "make the user namespace"),
+        ({"mounts": "own"}, "set up the root file system (own)"),
+        ({"mounts": "rebind"}, "set up the root file system (mount)"),
+    ],
+)
+def test_failures_with_an_intermediate_process(
+    shim: Shim, change: dict[str, Any], step: str
+) -> None:
+    """Whichever of the two processes fails, both are reaped and the step is told once."""
+    options = mapped(shim)
+    if "mounts" not in change:
+        options["linux"] = {**options["linux"], **change}
+    else:
+        broken: dict[str, list[Any]] = {
+            "own": ["own", "/nowhere", 0, 0],
+            "rebind": ["mount", "/x", "nofs", "x", 0, [], 0, False],
+        }
+        for place, op in enumerate(options["mounts"]):
+            if op[0] == change["mounts"]:
+                options["mounts"][place] = broken[op[0]]
+    before = shim.descriptors()
+    shim.send_launch("c1", ["true"], **options)
+    failed = shim.daemon.expect("failed", "c1")
+    assert failed["step"] == step
+    assert shim.children() == []
+    assert shim.descriptors() == before
