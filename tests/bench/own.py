@@ -14,6 +14,7 @@ from tests.bench.engine import CommandLine
 from tests.bench.place import Place, in_mount_namespace
 from tests.harness import RunningDaemon
 
+SUBNET = "10.214.3.0/24"
 CLIENT = Path(sys.executable).with_name("aruntime")
 
 
@@ -62,6 +63,7 @@ def running(daemon: RunningDaemon) -> Iterator[None]:
 def opened(place: Place, tar: Path) -> Aruntime:
     """Start aruntime and import the image."""
     daemon = RunningDaemon()
+    daemon.subnet = SUBNET
     daemon.extra = ["--log-level=warning"]
     place.on_close(running(daemon))
     runner = place.runner("aruntime", private=False)

@@ -159,14 +159,11 @@ class Place:
 
     def _remove_cgroups(self) -> None:
         tops = [top for top in CGROUPS.glob(f"*{self.cgroup_parent}") if top.is_dir()]
-        kill({int(pid) for top in tops for file in top.rglob("cgroup.procs") for pid in _pids(file)})
+        lists = [procs.read_text().split() for top in tops for procs in top.rglob("cgroup.procs")]
+        kill({int(pid) for pids in lists for pid in pids})
         for top in tops:
             for directory, _, _ in os.walk(top, topdown=False):
                 _remove_cgroup(Path(directory))
-
-
-def _pids(procs: Path) -> list[str]:
-    return procs.read_text().split()
 
 
 def _remove_cgroup(directory: Path) -> None:

@@ -73,11 +73,12 @@ def opened(place: Place, tar: Path) -> CommandLine:
 
 def write_configuration(place: Place, base: Path) -> None:
     """Write containers.conf, storage.conf and the network."""
-    limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
-    # Podman asks for more than the hard limits, which needs CAP_SYS_RESOURCE.
-    halves = {name: _half(resource.getrlimit(limit)[1]) for name, limit in limits.items()}
+    # By itself podman asks for more than the hard limits, which needs CAP_SYS_RESOURCE; it also
+    # lowers its own limit of processes to pid_max.
+    nofile = within(10000, resource.RLIMIT_NOFILE)
+    nproc = within(10000, resource.RLIMIT_NPROC)
     runtime = "crun" if find("crun") else "runc"
-    text = CONTAINERS.format(base=base, runtime=runtime, **halves)
+    text = CONTAINERS.format(base=base, runtime=runtime, nofile=nofile, nproc=nproc)
     (base / "containers.conf").write_text(text)
     (base / "storage.conf").write_text(STORAGE.format(base=base))
     network = {
@@ -95,5 +96,7 @@ def write_configuration(place: Place, base: Path) -> None:
     (place.directory("podman", "networks") / f"{NETWORK}.json").write_text(json.dumps(network))
 
 
-def _half(hard: int) -> int:
-    return 10000 if hard == resource.RLIM_INFINITY else hard // 2
+def within(wanted: int, limit: int) -> int:
+    """Return what is wanted of a resource, or the hard limit if that is less."""
+    hard = resource.getrlimit(limit)[1]
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

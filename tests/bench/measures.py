@@ -1,0 +1,185 @@
+"""What is measured, and in which order: every round asks all engines, shuffled, one sample each.
+
+Times are of the engine's own command line, from before its start to after its end. Engines are
+alternated because other work on the machine and its clock's moods then hit all of them alike.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench import engine, image
+from tests.bench.engine import IDLE, Engine, Names
+from tests.bench.figures import Results
+from tests.bench.place import CommandFailed
+
+PARALLEL = {1: 8, 4: 24, 16: 48}
+"""Containers of one sample by how many run at once."""
+LOGS_TIMES = 20
+"""How often /lines is written for one sample."""
+GAP_SECONDS = 0.15
+"""Pause before a sample: what is measured is a command now and then, as a person gives it."""
+SETTLE_SECONDS = 3.0
+"""Time for daemons to come to rest before their memory is read."""
+DOZEN = 12
+
+
+@dataclass
+class Plan:
+    """How much is measured."""
+
+    rounds: int
+    heavy_rounds: int
+    idle_containers: int
+    log_times: int
+    seed: int
+    say: Callable[[str], None]
+
+
+class Bench:
+    """A run over some engines, with its results."""
+
+    def __init__(self, engines: Sequence[Engine], plan: Plan) -> None:
+        self.engines = engines
+        self.plan = plan
+        self.results = Results()
+        self.names = Names()
+        self._random = random.Random(plan.seed)
+
+    def run(self, kinds: Sequence[str]) -> Results:
+        """Measure the kinds asked for (names of KINDS), all engines in each round."""
+        for each in self.engines:
+            each.runner.measure([each.detach(IDLE, "sleep", "100000")])
+        for kind in kinds:
+            self.plan.say(kind)
+            KINDS[kind](self)
+        for each in self.engines:
+            each.runner.measure([each.command("remove", IDLE)])
+        return self.results
+
+    def turns(self, measure: str, rounds: int) -> Iterator[Engine]:
+        """Engines that can do a measure, in a new order each round, the first time unmeasured."""
+        able = [each for each in self.engines if measure not in each.lacks]
+        for _ in range(rounds):
+            self._random.shuffle(able)
+            for each in able:
+                time.sleep(GAP_SECONDS)
+                yield each
+
+    def add_seconds(self, measure: str, each: Engine, seconds: float) -> None:
+        """Note a time; it is shown in milliseconds."""
+        self.results.add(measure, each.name, "ms", seconds * 1e3)
+
+
+def latency(bench: Bench) -> None:
+    """Start-to-exit of `run --rm busybox true`."""
+    for measure, network in ((engine.LATENCY_BRIDGE, "bridge"), (engine.LATENCY_NONE, "none")):
+        for each in bench.turns(measure, 1):
+            each.runner.measure([each.run(network, "true")])
+        for each in bench.turns(measure, bench.plan.rounds):
+            seconds, _ = each.runner.measure([each.run(network, "true")])
+            bench.add_seconds(measure, each, seconds)
+
+
+def exec_(bench: Bench) -> None:
+    """Start-to-exit of `exec true`."""
+    for each in bench.turns(engine.EXEC, 1):
+        each.runner.measure([each.exec(IDLE, "true")])
+    for each in bench.turns(engine.EXEC, bench.plan.rounds):
+        seconds, _ = each.runner.measure([each.exec(IDLE, "true")])
+        bench.add_seconds(engine.EXEC, each, seconds)
+
+
+def pause(bench: Bench) -> None:
+    """`pause` and `resume` of an idle container."""
+    for each in bench.turns(engine.PAUSE, bench.plan.rounds):
+        words = [each.command("pause", IDLE), each.command("resume", IDLE)]
+        _, (paused, resumed) = each.runner.measure(words)
+        bench.add_seconds(engine.PAUSE, each, paused)
+        bench.add_seconds(engine.RESUME, each, resumed)
+
+
+def ps(bench: Bench) -> None:
+    """`ps` with one container running."""
+    for each in bench.turns(engine.PS, bench.plan.rounds):
+        seconds, _ = each.runner.measure([each.command("ps")])
+        bench.add_seconds(engine.PS, each, seconds)
+
+
+def throughput(bench: Bench) -> None:
+    """Containers started and finished per second; bridge networking where there is one."""
+    for parallel, count in PARALLEL.items():
+        measure = engine.THROUGHPUT.format(parallel)
+        for each in bench.turns(measure, bench.plan.heavy_rounds):
+            network = "none" if engine.LATENCY_BRIDGE in each.lacks else "bridge"
+            words = [each.run(network, "true") for _ in range(count)]
+            seconds, _ = each.runner.measure(words, parallel)
+            bench.results.add(measure, each.name, "1/s", count / seconds, more_is_better=True)
+
+
+def memory(bench: Bench) -> None:
+    """Proportional set size of an engine's own processes, for each idle container more."""
+    count = bench.plan.idle_containers
+    for each in bench.turns(engine.MEMORY, 1):
+        each.runner.measure([each.run("bridge", "true") for _ in range(DOZEN)], 4)
+        time.sleep(SETTLE_SECONDS)
+        empty = pss_bytes(each.processes())
+        names = bench.names.take(count)
+        each.runner.measure([each.detach(name, "sleep", "100000") for name in names], 4)
+        time.sleep(SETTLE_SECONDS)
+        full = pss_bytes(each.processes())
+        for some in (names[at : at + DOZEN] for at in range(0, count, DOZEN)):
+            each.runner.measure([each.command("remove", *some)])
+        bench.results.add("engine with one container", each.name, "MB", empty / 1e6)
+        bench.results.add(engine.MEMORY, each.name, "kB", (full - empty) / count / 1e3)
+
+
+def pss_bytes(pids: Sequence[int]) -> int:
+    """Proportional set size of processes (proc_pid_smaps(5)); one that ended counts nothing."""
+    total = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        total += next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
+
+
+def logs(bench: Bench) -> None:
+    """Bytes per second of a detached container that logs lines of 100 bytes, start to exit."""
+    expected = image.LINE * (image.LINES_BYTES // len(image.LINE))
+    for each in bench.turns(engine.LOGS, 1):
+        _, name = logged(bench, each, 1)
+        if each.runner.output(each.command("logs", name)) != expected:
+            raise CommandFailed(f"{each.name} did not log what the container wrote")
+        each.runner.measure([each.command("remove", name)])
+    times = bench.plan.log_times
+    for each in bench.turns(engine.LOGS, bench.plan.heavy_rounds):
+        seconds, name = logged(bench, each, times)
+        rate = image.LINES_BYTES * times / seconds / 1e6
+        bench.results.add(engine.LOGS, each.name, "MB/s", rate, more_is_better=True)
+        each.runner.measure([each.command("remove", name)])
+
+
+def logged(bench: Bench, each: Engine, times: int) -> tuple[float, str]:
+    """Run a container that logs; returns the seconds to its exit and its name."""
+    [name] = bench.names.take(1)
+    started = each.detach(name, *image.log_command(times))
+    seconds, _ = each.runner.measure([started, each.command("wait", name)])
+    return seconds, name
+
+
+KINDS: dict[str, Callable[[Bench], None]] = {
+    "latency": latency,
+    "exec": exec_,
+    "pause": pause,
+    "ps": ps,
+    "throughput": throughput,
+    "memory": memory,
+    "logs": logs,
+}
