@@ -113,6 +113,11 @@ def _describe(function: str, entries: dict[str, str]) -> str:
 def _command_case(command: Command) -> str:
     names = "|".join(_quoted(name) if " " in name else name for name in command.names)
     specs = [_option(flag) for flag in shown_flags(command)]
+    specs += [
+        _quoted(f"!--{alias}{'' if flag.kind == 'bool' else f'=:value:{_action(flag)}'}")
+        for flag in shown_flags(command)
+        for alias in flag.aliases
+    ]
     specs.append("'--help[Print usage]'")
     specs += _arguments(command)
     options = "" if command.interspersed else " -A '-*'"
@@ -131,7 +136,7 @@ def _group_case(word: str) -> str:
 
 def _arguments(command: Command) -> list[str]:
     """Specifications of the positional arguments."""
-    names = f"_aruntime_names {command.completes}"
+    names = f" _aruntime_names {command.completes}"  # a blank first: no arguments are put in
     if command.completes == "shells":
         names = f"({' '.join(SHELLS)})"
     if command.completes == FILES:
