@@ -79,8 +79,6 @@ class Meter:
         self._boot_id = boot_id()
         self._host: HostMeter | None = None
 
-    # Opening and closing.
-
     async def open(self) -> None:
         """Open or make the file and load the accounts.
 
@@ -112,8 +110,6 @@ class Meter:
             for subject in self._subjects.values():
                 subject.release()
             await trio.to_thread.run_sync(self._file.close)
-
-    # Registration.
 
     async def register(self, subject: MeterSubject, *, restarted: bool = False) -> None:
         """Meter a cgroup that was made this instant; call before anything runs in it.
@@ -198,8 +194,6 @@ class Meter:
         if subject.id in self._subjects:
             self._subjects[subject.id].about = subject
 
-    # While it lives.
-
     def state(self, container_id: str, status: str) -> None:
         """Tell a change of status now: paused when frozen, running when the thaw is written."""
         subject = self._subjects.get(container_id)
@@ -237,8 +231,6 @@ class Meter:
         if not await trio.to_thread.run_sync(ending.count_exec, subject, pid):
             return False
         return await self._commit(subject, "exec")
-
-    # The end.
 
     async def final(
         self, container_id: str, *, exit_code: int | None, zombie_pid: int = 0
@@ -301,8 +293,6 @@ class Meter:
                 subject.drop_at_ns = 0
         self._offer(subject, "remove")
 
-    # Looking at it.
-
     def snapshot(self, container_id: str) -> Snapshot | None:
         """Latest numbers of a container, None when it is unknown."""
         subject = self._subjects.get(container_id)
@@ -320,8 +310,6 @@ class Meter:
             clock=self._clock,
         )
         return capture.take(self._file, self._subjects, frame)
-
-    # Inside.
 
     def _account_of(self, container_id: str) -> Account | None:
         known = self._subjects.get(container_id)
@@ -341,7 +329,13 @@ class Meter:
         if about.cgroup is not None:
             access = access_to(self._driver, about.cgroup, len(self._subjects))
         added = Subject(
-            about, account, access, health=self.health, cores=self._cores, network=self.network
+            about,
+            account,
+            access,
+            health=self.health,
+            cores=self._cores,
+            network=self.network,
+            disks=tuple(row.disk.name for row in self.block_sources if row.source != "none"),
         )
         with self._file.lock:
             self._subjects[about.id] = added

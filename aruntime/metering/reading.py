@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from aruntime.cgroups.stats import BlkioStats, FastStats, Stats
-from aruntime.metering.account import Ints, ProcessIo, Reading
+from aruntime.metering.account import BLOCK_COUNTERS, Ints, ProcessIo, Reading
+
+NO_BLOCK_IO: Ints = (0,) * len(BLOCK_COUNTERS)
 
 GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV})
 """What a process or cgroup answers that ended between two system calls: no sample, no error."""
@@ -29,16 +31,29 @@ def from_stats(
     *,
     process: ProcessIo | None = None,
     network: Mapping[str, Ints] | None = None,
+    disks: Iterable[str] = (),
 ) -> Reading:
-    """A reading of everything."""
+    """A reading of everything.
+
+    Args:
+        stats: what the cgroup says.
+        boot_ns: when.
+        process: figures of the process tree.
+        network: interface counters.
+        disks: names of disks that show 0 until the cgroup uses them: a counter that is born with
+            its first value would lose that value to whoever takes differences.
+    """
     memory = stats.memory
-    block = stats.blkio
+    block = None
+    if stats.blkio is not None:
+        block = dict.fromkeys(disks, NO_BLOCK_IO)
+        block.update((device_name(row), _block_row(row)) for row in stats.blkio)
     return Reading(
         boot_ns=boot_ns,
         cpu_ns=stats.cpu.usage_ns,
         working_set=memory.working_set_bytes if memory is not None else 0,
         counters=_counters(stats),
-        block={device_name(row): _block_row(row) for row in block} if block is not None else None,
+        block=block,
         network=network,
         process=process,
         memory_peak=memory.peak_bytes if memory is not None else 0,

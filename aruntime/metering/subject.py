@@ -76,6 +76,7 @@ class Subject:
         health: Health,
         cores: int,
         network: NetworkRead | None = None,
+        disks: tuple[str, ...] = (),
     ) -> None:
         self.about = about
         self.account = account
@@ -93,6 +94,7 @@ class Subject:
         self._health = health
         self._cores = cores
         self._network = network
+        self._disks = disks
         self._access = access
         self._reader: Reader | None = None
         self._lock = threading.Lock()
@@ -223,7 +225,13 @@ class Subject:
             return from_fast(fast, middle)
         self.stats = stats
         self.has_pressure = stats.pressure is not None
-        return from_stats(stats, middle, process=process, network=self._read_network())
+        return from_stats(
+            stats,
+            middle,
+            process=process,
+            network=self._read_network(),
+            disks=(name for name in self._disks if name not in self.account.block_raw),
+        )
 
     def _read_network(self) -> Mapping[str, Ints] | None:
         """Interface counters; a failure costs this sample of them, not the whole reading."""

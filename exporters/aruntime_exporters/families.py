@@ -98,7 +98,8 @@ CONTAINER_FAMILIES: tuple[ContainerFamily, ...] = (
         "restarts", "counter", "Restarts by the restart policy.", total("restarts"),
     ),
     _family(
-        "running_seconds", "counter", "Time alive and not paused (CLOCK_BOOTTIME), as of the last commit.",
+        "running_seconds", "counter",
+        "Time alive and not paused, as of the last commit (CLOCK_BOOTTIME).",
         total("running_ns", NS), level="minimal",
     ),
     _family(
