@@ -1,7 +1,9 @@
 """ROOT/containers/<id>/: config.json and state.json, written so that a crash leaves old or new.
 
-A file is written under a temporary name, fsynced, renamed over the old one, and the directory is
-fsynced. Everything here blocks: the daemon calls it on a worker thread. Out of scope: what else
+A file is written under a temporary name and renamed over the old one: whoever dies, the next
+reader finds one or the other. Against the host's own death it is fsynced before and the directory
+after, unless the caller says that the record need not survive that (``durable=False``): a
+container with --rm is removed after a reboot whatever its files say. Everything here blocks: the daemon calls it on a worker thread. Out of scope: what else
 lies in the directory (log, upper, work, hosts) but for its removal.
 """
 
@@ -31,25 +33,25 @@ class BrokenRecord(AruntimeError):
     """A container's file on disk is missing or is not what was written."""
 
 
-def save_config(directory: str, config: ContainerConfig) -> None:
-    """Write config.json durably.
+def save_config(directory: str, config: ContainerConfig, *, durable: bool = True) -> None:
+    """Write config.json, by default durably.
 
     Raises:
         OSError: the disk refused; the old file is untouched.
     """
-    write_durably(f"{directory}/{CONFIG_NAME}", msgspec.json.encode(config))
+    replace(f"{directory}/{CONFIG_NAME}", msgspec.json.encode(config), durable=durable)
 
 
-def save_state(directory: str, state: ContainerState) -> None:
-    """Write state.json durably.
+def save_state(directory: str, state: ContainerState, *, durable: bool = True) -> None:
+    """Write state.json, by default durably.
 
     Raises:
         OSError: the disk refused; the old file is untouched.
     """
-    write_durably(f"{directory}/{STATE_NAME}", msgspec.json.encode(state))
+    replace(f"{directory}/{STATE_NAME}", msgspec.json.encode(state), durable=durable)
 
 
-def write_durably(path: str, content: bytes) -> None:
+def replace(path: str, content: bytes, *, durable: bool = True) -> None:
     """Replace a file: after a crash it holds the old or the new content, never a mixture.
 
     Raises:
@@ -63,7 +65,8 @@ def write_durably(path: str, content: bytes) -> None:
             rest = memoryview(content)
             while rest:
                 rest = rest[os.write(fd, rest) :]
-            os.fsync(fd)
+            if durable:
+                os.fsync(fd)
         finally:
             os.close(fd)
         os.rename(temporary, path)
@@ -73,7 +76,8 @@ def write_durably(path: str, content: bytes) -> None:
         except OSError:
             pass  # the first error is the one to report
         raise
-    sync_directory(os.path.dirname(path))
+    if durable:
+        sync_directory(os.path.dirname(path))
 
 
 def sync_directory(path: str) -> None:
@@ -158,12 +162,14 @@ def make(containers: str, config: ContainerConfig, state: ContainerState) -> str
         OSError: the disk refused; nothing stays.
     """
     directory = f"{containers}/{config.id}"
+    durable = not config.auto_remove
     os.makedirs(containers, mode=0o711, exist_ok=True)
     os.mkdir(directory, DIRECTORY_MODE)
     try:
-        save_config(directory, config)
-        save_state(directory, state)
-        sync_directory(containers)
+        save_state(directory, state, durable=False)
+        save_config(directory, config, durable=durable)
+        if durable:
+            sync_directory(containers)
     except OSError:
         shutil.rmtree(directory, ignore_errors=True)
         raise
@@ -172,6 +178,8 @@ def make(containers: str, config: ContainerConfig, state: ContainerState) -> str
 
 def remove(directory: str) -> None:
     """Remove a container's directory with everything in it.
+
+    Not fsynced: should the host die now, the container may be there again, stopped.
 
     It is renamed first: a removal that is cut off leaves a hidden directory that
     :func:`load_all` skips and :func:`remove_leftovers` ends, never half a container.
@@ -187,7 +195,6 @@ def remove(directory: str) -> None:
         if not os.path.isdir(hidden):
             return
     shutil.rmtree(hidden)
-    sync_directory(parent)
 
 
 def remove_leftovers(containers: str) -> None:

@@ -68,6 +68,8 @@ async def adopt_all(parts: Parts, supervisor: Supervisor, held: list[Reply]) -> 
             supervisor.supervise_soon(container)
         elif wants_start(container, was_active=was_active):
             restarts.append(container)
+        elif container.config.auto_remove and state.status is not Status.CREATED:
+            parts.spawn(remove_ended, supervisor, container)
     for reply in exec_replies:
         adopt_exec(parts, supervisor, reply)
     for stray in inits.values():
@@ -100,6 +102,14 @@ async def restart(supervisor: Supervisor, container: Container) -> None:
         await supervisor.start(container)
     except (AruntimeError, OSError) as error:
         journal.error("not restarted", container=container.short_id, error=str(error))
+
+
+async def remove_ended(supervisor: Supervisor, container: Container) -> None:
+    """Remove a container with --rm that ended while no daemon lived; a failure is logged."""
+    try:
+        await supervisor.remove(container, volumes=True)
+    except (AruntimeError, OSError) as error:
+        journal.error("not removed", container=container.short_id, error=str(error))
 
 
 async def adopt_held(parts: Parts, container: Container, reply: Reply) -> None:

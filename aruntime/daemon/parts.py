@@ -7,6 +7,7 @@ it, everything below gets it as an argument.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from aruntime.cgroups import attach_lock
 from aruntime.cgroups.detect import Hierarchy
 from aruntime.cgroups.driver import Driver
 from aruntime.container import store
@@ -92,6 +94,15 @@ class Parts:
         """Run something in the background for as long as the daemon lives."""
         self._nursery.start_soon(call, *args)
 
+    def expect_start(self) -> None:
+        """A container or exec is about to be started: have the kernel's lock ready by then."""
+
+        async def warm_up() -> None:
+            with contextlib.suppress(OSError, ValueError):
+                await trio.to_thread.run_sync(attach_lock.warm_up, self.hierarchy)
+
+        self.spawn(warm_up)
+
     def cgroup_names(self) -> set[str]:
         """Return the names of the groups below our parent, in whichever hierarchy (blocks)."""
         found: set[str] = set()
@@ -128,7 +139,7 @@ class Parts:
             containers = self.settings.root / "containers"
             taken = [read_id_range(str(path)) for path in containers.iterdir()]
             chosen = idmap.allocate([found for found in taken if found is not None])
-            store.write_durably(f"{container.directory}/{ID_RANGE_NAME}", b"%d %d\n" % chosen)
+            store.replace(f"{container.directory}/{ID_RANGE_NAME}", b"%d %d\n" % chosen)
             return chosen
 
     def meter_subject(self, container: Container) -> MeterSubject:
@@ -151,8 +162,9 @@ class Parts:
         )
 
     async def save_state(self, container: Container) -> None:
-        """Write state.json durably, off the event loop."""
-        await trio.to_thread.run_sync(store.save_state, container.directory, container.state)
+        """Write state.json, off the event loop; durably unless it goes with --rm."""
+        save = functools.partial(store.save_state, durable=not container.config.auto_remove)
+        await trio.to_thread.run_sync(save, container.directory, container.state)
 
     async def save_config(self, container: Container) -> None:
         """Write config.json durably, off the event loop."""

@@ -29,6 +29,7 @@ UNKNOWN_CODE = 125
 
 async def run_run(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     """Create a container, start it and, without -d, stay attached to its end."""
+    daemon.parts.expect_start()
     container = await create_container(session, parsed, daemon)
     if parsed.boolean("detach"):
         await start_or_discard(daemon, container)
