@@ -89,9 +89,7 @@ def docker_members(
     ]
 
 
-def docker_archive(
-    layers: Sequence[bytes], *tags: str, config: bytes | None = None
-) -> bytes:
+def docker_archive(layers: Sequence[bytes], *tags: str, config: bytes | None = None) -> bytes:
     """Write what ``docker save`` writes."""
     return tar(*docker_members(layers, tags, config))
 

@@ -32,9 +32,7 @@ def test_everything_docker_writes_is_read() -> None:
     assert (found.exposed_ports, found.volumes) == (("53/udp", "80/tcp"), ("/data",))
     assert (found.stop_signal, found.shell) == ("SIGINT", ("/bin/bash", "-c"))
     assert found.on_build == ("RUN x",)
-    assert found.healthcheck == Healthcheck(
-        test=("CMD", "x"), interval_ns=5_000_000_000, retries=2
-    )
+    assert found.healthcheck == Healthcheck(test=("CMD", "x"), interval_ns=5_000_000_000, retries=2)
 
 
 def test_null_and_absent_are_empty() -> None:

@@ -2,72 +2,155 @@
 
 from __future__ import annotations
 
-import io
+import bz2
+import fcntl
+import gzip
+import lzma
 import os
-import tarfile
-from collections.abc import Iterator
+import platform
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
+import zstandard
 
 from aruntime.daemon.unpacking import import_image
-from aruntime.errors import InvalidArchive, InvalidReference
+from aruntime.errors import InvalidArchive, InvalidParameter, InvalidReference
+from aruntime.images.compression import Limits
+from aruntime.images.image import Image
 from aruntime.images.store import Store
+from tests import archives
+from tests.harness import wait_until
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="layers have owners: needs root")
-
-
-@pytest.fixture(name="store")
-def _store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(str(tmp_path / "root"))
-    yield store
-    store.close()
+Import = Callable[..., Image]
+ROOTFS = archives.tar(archives.file("bin/true", b"#!", mode=0o755), archives.file("etc/x", b"12"))
 
 
-def rootfs(path: Path, names: dict[str, bytes]) -> Path:
-    """Write a tar archive with some files."""
-    with tarfile.open(path, "w") as archive:
-        for name, content in names.items():
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(content), 0o755
-            archive.addfile(member, io.BytesIO(content))
-    return path
-
-
-async def test_a_rootfs_becomes_an_image_with_one_layer(store: Store, tmp_path: Path) -> None:
+def test_a_rootfs_becomes_an_image_with_one_layer(store: Store, import_tar: Import) -> None:
     """The image has the name, the configuration and the files it was given."""
-    path = rootfs(tmp_path / "a.tar", {"bin/true": b"#!", "etc/hostname": b"x\n"})
-
-    with path.open("rb") as source:
-        image = await import_image(
-            store, source.fileno(), name="tool", change=['CMD ["/bin/true"]', "ENV A=b"]
-        )
+    image = import_tar(
+        ROOTFS, "tool", change=['CMD ["/bin/true"]', "ENV A=b"], message="from a test"
+    )
 
     assert image == store.resolve("tool")
     assert image.names == ("docker.io/library/tool:latest",)
     assert (image.config.cmd, image.config.env) == (("/bin/true",), ("A=b",))
     assert image.size == 4
+    assert image.diff_ids == (archives.digest(ROOTFS),)
+    assert image.os == "linux"
+    assert image.architecture == {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+    assert [line.comment for line in image.history] == ["from a test"]
     (layer,) = image.layers
     assert Path(layer, "bin/true").read_bytes() == b"#!"
 
 
-async def test_a_broken_archive_leaves_nothing(store: Store, tmp_path: Path) -> None:
-    """A cut archive is an error and the store is as before."""
-    path = rootfs(tmp_path / "a.tar", {"big": bytes(100_000)})
-    os.truncate(path, 50_000)
+@pytest.mark.parametrize(
+    ("compress", "kept"),
+    [
+        (gzip.compress, True),
+        (zstandard.ZstdCompressor().compress, True),
+        (bz2.compress, False),
+        (lzma.compress, False),
+    ],
+    ids=["gzip", "zstd", "bzip2", "xz"],
+)
+def test_compressed_archives(
+    store: Store, import_tar: Import, compress: Callable[[bytes], bytes], kept: bool
+) -> None:
+    """The diff id is the plain archive's; what no media type names is kept plain."""
+    archive = compress(ROOTFS)
 
-    with path.open("rb") as source, pytest.raises(InvalidArchive, match="'big'"):
-        await import_image(store, source.fileno(), name="tool")
+    image = import_tar(archive, "tool")
 
-    assert store.list() == []
-    assert os.listdir(f"{store.base}/ingest") == []
-    assert os.listdir(f"{store.base}/layers") == []
-    assert os.listdir(f"{store.base}/blobs/sha256") == []
+    assert image.diff_ids == (archives.digest(ROOTFS),)
+    blob = Path(store.base, "blobs/sha256", archives.digest(archive if kept else ROOTFS)[7:])
+    assert blob.read_bytes() == (archive if kept else ROOTFS)
 
 
-async def test_a_digest_is_no_name_for_an_import(store: Store, tmp_path: Path) -> None:
-    """Nobody can choose an image's digest."""
-    path = rootfs(tmp_path / "a.tar", {"x": b""})
+def test_a_pipe_is_as_good_as_a_file(store: Store) -> None:
+    """The archive may come from anywhere."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cat:
+        assert cat.stdin is not None
+        assert cat.stdout is not None
+        cat.stdin.write(ROOTFS)
+        cat.stdin.close()
+        image = trio.run(import_image, store, cat.stdout.fileno())
 
-    with path.open("rb") as source, pytest.raises(InvalidReference):
-        await import_image(store, source.fileno(), name=f"tool@sha256:{'0' * 64}")
+    assert image.names == ()
+    assert [one.id for one in store.list()] == [image.id]
+
+
+@pytest.mark.parametrize(
+    ("archive", "message"),
+    [
+        (b"", "not a tar archive"),
+        (b"hello" * 500, "not a tar archive"),
+        (ROOTFS[:1600], "'etc/x'"),
+        (gzip.compress(ROOTFS)[:-9], "cut off"),
+        (archives.tar(archives.file("a"), archives.file("../b")), "'../b' lies outside"),
+    ],
+)
+def test_a_broken_archive_leaves_nothing(
+    import_tar: Import, is_empty: Callable[[], bool], archive: bytes, message: str
+) -> None:
+    """The error is one line, and the store is as before."""
+    with pytest.raises(InvalidArchive, match=message) as caught:
+        import_tar(archive, "tool")
+
+    assert "\n" not in caught.value.message
+    assert is_empty()
+
+
+def test_limits_hold(import_tar: Import, is_empty: Callable[[], bool]) -> None:
+    """Bytes and entries are bounded as the caller says."""
+    with pytest.raises(InvalidArchive, match="more than 1 entries"):
+        import_tar(ROOTFS, limits=Limits(entries=1))
+    with pytest.raises(InvalidArchive, match="more than the allowed 1000 bytes"):
+        import_tar(ROOTFS, limits=Limits(stream_bytes=1000))
+
+    assert is_empty()
+
+
+def test_wrong_parameters_are_refused_before_anything_is_read(import_tar: Import) -> None:
+    """Names, changes and platforms are checked first."""
+    with pytest.raises(InvalidReference):
+        import_tar(b"", f"tool@sha256:{'0' * 64}")
+    with pytest.raises(InvalidReference):
+        import_tar(b"", "Tool")
+    with pytest.raises(InvalidParameter, match="RUN"):
+        import_tar(b"", "tool", change=["RUN x"])
+    with pytest.raises(InvalidParameter, match="platform"):
+        import_tar(b"", "tool", platform="windows")
+
+
+async def test_a_cancelled_import_leaves_nothing(
+    store: Store, is_empty: Callable[[], bool]
+) -> None:
+    """Cancelling kills the child in the middle of its work and removes what it had made."""
+    reading, writing = os.pipe()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(import_image, store, reading)
+            # Once the child has taken the first piece it is in the middle of its work.
+            await trio.to_thread.run_sync(write_and_wait, writing, ROOTFS[:1024])
+            nursery.cancel_scope.cancel()
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+    assert is_empty()
+
+
+def write_and_wait(pipe: int, content: bytes) -> None:
+    """Write into a pipe and wait until it has been read."""
+    os.write(pipe, content)
+    wait_until(lambda: not unread(pipe), what="the child reads its archive")
+
+
+def unread(pipe: int) -> int:
+    """Return how many bytes a pipe holds."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)

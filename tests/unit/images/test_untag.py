@@ -83,7 +83,7 @@ def test_layers_that_others_need_are_not_listed() -> None:
     lone = deletions(image(A), [], [])
     shared = deletions(image(A), [], [holder(running=False, layers=LAYERS[:1])])
 
-    assert [line.subject for line in lone][0] == ID
+    assert lone[0].subject == ID
     assert lone[-1].subject == DIFF_IDS[0]
     assert len(lone) == 3
     assert len(shared) == 2
