@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import errno
+import ipaddress
 import os
 import resource
+import shutil
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from typing import Any
 import pytest
 
 from aruntime.kernel import capabilities, namespaces
+from aruntime.network import encode
 from aruntime.rootfs import plan
 
 pytestmark = pytest.mark.kernel
@@ -446,3 +451,80 @@ def test_failures_with_an_intermediate_process(
     assert failed["step"] == step
     assert shim.children() == []
     assert shim.descriptors() == before
+
+
+# --- network on a bridge
+
+
+@pytest.fixture
+def bridge() -> Iterator[tuple[str, int]]:
+    """Return name and index of a bridge of this test."""
+    ip = shutil.which("ip", path="/usr/sbin:/sbin:/usr/bin")
+    if ip is None:
+        pytest.skip("ip is missing: apt-get install iproute2")
+    name = f"arts{os.getpid()}"
+    subprocess.run([ip, "link", "add", name, "type", "bridge"], check=True)
+    subprocess.run([ip, "addr", "add", "10.213.7.1/24", "dev", name], check=True)
+    subprocess.run([ip, "link", "set", name, "up"], check=True)
+    yield name, socket.if_nametoindex(name)
+    subprocess.run([ip, "link", "del", name], check=True)
+
+
+def wired(bridge: tuple[str, int], *, host_index: int = 77001) -> dict[str, Any]:
+    """Return launch options of a container with an address on the bridge."""
+    host = encode.encode_host(
+        host_ifname=f"{bridge[0]}v",
+        host_ifindex=host_index,
+        bridge_ifindex=bridge[1],
+        mac=b"\x02\x42\x0a\xd5\x07\x02",
+        mtu=1500,
+    )
+    inside = encode.encode_inside(ipaddress.IPv4Interface("10.213.7.2/24"), 0x0AD50701)
+    entry = {
+        "host": base64.b64encode(host).decode(),
+        "inside": base64.b64encode(inside).decode(),
+        "netns_fd": encode.NETNS_FD,
+    }
+    return {"netlink": [entry]}
+
+
+@pytest.mark.parametrize("user_namespace", [False, True])
+def test_link_to_a_bridge(shim: Shim, bridge: tuple[str, int], user_namespace: bool) -> None:
+    """Both batches are sent from where they belong; the link goes with the reap."""
+    options = {**wired(bridge), **(mapped(shim) if user_namespace else {})}
+    script = "ip -4 -o addr show eth0; ip route; ping -c1 -W5 10.213.7.1 >/dev/null && echo reached"
+    shim.launch("c1", ["sh", "-c", script], **options)
+    out = shim.output("c1")
+    assert "inet 10.213.7.2/24" in out
+    assert "default via 10.213.7.1" in out
+    assert out.endswith("reached\n")
+    assert f"{bridge[0]}v" in [name for _, name in socket.if_nameindex()]
+    shim.reap("c1")
+    shim.daemon.forget("c1")
+    shim.wait_for(lambda: f"{bridge[0]}v" not in [name for _, name in socket.if_nameindex()])
+
+
+@pytest.mark.parametrize("user_namespace", [False, True])
+def test_link_that_cannot_be_made(
+    shim: Shim, bridge: tuple[str, int], user_namespace: bool
+) -> None:
+    """The kernel's answer is passed on, nothing stays."""
+    options = {
+        **wired((bridge[0], 999_999)),
+        **(mapped(shim) if user_namespace else {}),
+    }
+    shim.send_launch("c1", ["true"], **options)
+    failed = shim.daemon.expect("failed", "c1")
+    assert failed["step"] == "configure the host side of the network"
+    assert failed["errno"] > 0
+    assert shim.children() == []
+
+
+def test_inside_batch_that_fails(shim: Shim, bridge: tuple[str, int]) -> None:
+    """A link made already goes with the namespace."""
+    options = wired(bridge)
+    options["netlink"][0]["inside"] = options["netlink"][0]["host"]
+    shim.send_launch("c1", ["true"], **options)
+    failed = shim.daemon.expect("failed", "c1")
+    assert failed["step"] == "configure the network inside"
+    shim.wait_for(lambda: f"{bridge[0]}v" not in [name for _, name in socket.if_nameindex()])
