@@ -176,23 +176,34 @@ def is_served(daemon: RunningDaemon, pid: int) -> bool:
         (("--config=/no/such/file",), "cannot read /no/such/file: no such file"),
         (("--cgroup-parent=../x",), "--cgroup-parent must be an absolute path"),
         (("--run-dir=/proc/nowhere",), "/proc/nowhere: no such file or directory"),
-        (("--metrics-address=192.0.2.1:9",), "cannot serve metrics on 192.0.2.1:9"),
-        (("--socket-group=no-such-group",), "--socket-group: there is no group no-such-group"),
     ],
 )
-def test_what_keeps_it_from_starting_is_one_line(
-    daemon_at_rest: RunningDaemon, options: tuple[str, ...], said: str
-) -> None:
-    """Bad flags, files, addresses and groups: one line, exit code 125, nothing left running."""
+def test_wrong_settings_are_one_line(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    """Bad flags, files and directories: one line, exit code 125, nothing made."""
+    done = aruntimed(f"--root={tmp_path}/root", f"--run-dir={tmp_path}/run", *options)
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (125, 1, ""), done.stderr
+    assert done.stderr.startswith(f"aruntimed: {said}")
+    assert not (tmp_path / "root" / "images").exists()
+
+
+def test_parts_that_cannot_start_are_one_line(daemon_at_rest: RunningDaemon) -> None:
+    """An address or group that is not there: what was started before is stopped again."""
     base = [
         f"--root={daemon_at_rest.root}", f"--run-dir={daemon_at_rest.run_dir}",
         f"--bridge={daemon_at_rest.bridge}", f"--subnet={daemon_at_rest.subnet}",
-        f"--cgroup-parent={daemon_at_rest.cgroup_parent}", "--metrics-address=none",
-        "--log-level=error",
+        f"--cgroup-parent={daemon_at_rest.cgroup_parent}", "--log-level=error",
     ]  # fmt: skip
-    done = aruntimed(*base, *options)
-    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (125, 1, ""), done.stderr
-    assert done.stderr.startswith(f"aruntimed: {said}")
+    for options, said in (
+        (["--metrics-address=192.0.2.1:9"], "cannot serve metrics on 192.0.2.1:9"),
+        (
+            ["--metrics-address=none", "--socket-group=no-such-group"],
+            "--socket-group: there is no group no-such-group",
+        ),
+    ):
+        done = aruntimed(*base, *options)
+        assert (done.returncode, done.stderr.count("\n")) == (125, 1), done.stderr
+        assert done.stderr.startswith(f"aruntimed: {said}")
+        assert (daemon_at_rest.run_dir / "aruntimed.pid").read_text() == ""
 
 
 def test_without_root_one_line(tmp_path: Path) -> None:
