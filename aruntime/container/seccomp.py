@@ -8,6 +8,7 @@ machine are the defaults of the parameters.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -49,6 +50,12 @@ def seccomp_of(
     """
     if chosen == "unconfined" or (privileged and not chosen):
         return None
+    return _resolved(chosen, tuple(capabilities))
+
+
+@functools.lru_cache(maxsize=64)
+def _resolved(chosen: str, capabilities: tuple[str, ...]) -> dict[str, Any] | None:
+    """Resolve once for each profile and set: nobody changes what comes out."""
     profile = parse_profile(chosen) if chosen else default_profile()
     return resolve(profile, capabilities)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from aruntime.daemon.commands.template_functions import FUNCTIONS
 from aruntime.errors import UsageError
 
 MAX_DEPTH = 60
@@ -22,6 +23,7 @@ _TOKEN = re.compile(
     r"""(?P<space>\s+)
     |(?P<string>"(?:\\.|[^"\\])*")
     |(?P<raw>`[^`]*`)
+    |(?P<rune>'(?:\\.[^']*|[^\\'])')
     |(?P<number>[+-]?(?:0[xX][0-9a-fA-F]+|[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?))
     |(?P<field>\.[^\W\d]\w*)
     |(?P<variable>\$\w*)
@@ -351,6 +353,7 @@ class _Parser:
             "variable": self.variable,
             "string": lambda t: Literal(self.unquote(t)),
             "raw": lambda t: Literal(t.text[1:-1]),
+            "rune": lambda t: Literal(self.rune(t)),
             "number": lambda t: Literal(_number(t.text)),
         }
         if token.text == ".":
@@ -361,8 +364,17 @@ class _Parser:
         if token.kind == "word":
             if token.text in constants:
                 return Literal(constants[token.text])
+            if token.text not in FUNCTIONS:
+                self.fail(token.start, f'function "{token.text}" not defined')
             return Function(token.text, token.start)
         return self.fail(token.start, f"unexpected {token.text!r}")
+
+    def rune(self, token: Token) -> int:
+        """Return the number of a character constant."""
+        text = self.unquote(token)
+        if len(text) != 1:
+            self.fail(token.start, f"malformed character constant: {token.text}")
+        return ord(text)
 
     def unquote(self, token: Token) -> str:
         def one(match: re.Match[str]) -> str:

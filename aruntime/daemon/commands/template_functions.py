@@ -6,6 +6,7 @@ TypeError when the number of arguments is wrong; the evaluator adds the position
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -233,6 +234,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "le": lambda left, right: _same(left, right) or _less(left, right),
     "gt": lambda left, right: _less(right, left),
     "ge": lambda left, right: _same(left, right) or _less(right, left),
+    "html": lambda text: html.escape(print_value(text)),
     "index": _index,
     "slice": _slice,
     "len": _len,

@@ -158,17 +158,14 @@ class _Evaluation:
     def function(
         self, node: ast.Function, words: list[Any], dot: Any, piped: tuple[Any, ...]
     ) -> Any:
-        function = FUNCTIONS.get(node.name)
         lazy = itertools.chain((self.value(word, dot) for word in words), piped)
         if node.name in {"and", "or"}:
             return self.logic(node, lazy)
-        if function is None:
-            self.fail(node.position, f'function "{node.name}" not defined')
         arguments = list(lazy)
         if self.header and node.name not in {"print", "printf", "println"}:
             return arguments[0] if arguments else ""
         try:
-            return function(*arguments)
+            return FUNCTIONS[node.name](*arguments)
         except (TypeError, ValueError, IndexError) as error:
             reason = str(error) if isinstance(error, ValueError) else "wrong arguments"
             return self.fail(node.position, f"{node.name}: {reason}")
