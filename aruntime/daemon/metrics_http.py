@@ -36,6 +36,9 @@ IDLE_SECONDS = 150.0
 """A kept connection may rest this long; longer than two scrape intervals of a minute."""
 SEND_SECONDS = 30.0
 """For a whole response."""
+PARTING_SECONDS = 1.0
+PARTING_BYTES = 1 << 20
+"""How long and how much of what a client still sends is read before its connection is closed."""
 READ_BYTES = 8192
 SLICE_BYTES = 65536
 GZIP_LEVEL = 1
@@ -128,13 +131,15 @@ class MetricsServer:
             except h11.RemoteProtocolError as error:
                 status = error.error_status_hint or 400
                 await _send(stream, connection, Response(status, (f"{error}\n".encode(),)), "GET")
+                await _part(stream)
                 return
             if request is None:
                 return
             response = await self._respond(request)
             await _send(stream, connection, response, request.method.decode("ascii"))
             if connection.states != {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
-                return  # Connection: close, or a body nobody asked for
+                await _part(stream)  # Connection: close, or a body nobody asked for
+                return
             connection.start_next_cycle()
 
     async def _respond(self, request: h11.Request) -> Response:
@@ -239,6 +244,19 @@ async def _send(
         if method != "HEAD":
             await _send_body(stream, connection, response.body)
         await stream.send_all(connection.send(h11.EndOfMessage()) or b"")
+
+
+async def _part(stream: trio.SocketStream) -> None:
+    """End our side and throw away what still comes, for a moment.
+
+    Closing with unread bytes would make the kernel reset the connection, and the client might
+    lose the answer that tells it what was wrong.
+    """
+    await stream.send_eof()
+    left = PARTING_BYTES
+    with trio.move_on_after(PARTING_SECONDS):
+        while left > 0 and (received := await stream.receive_some(READ_BYTES)):
+            left -= len(received)
 
 
 async def _send_body(
