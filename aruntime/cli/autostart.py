@@ -18,12 +18,11 @@ import sys
 from aruntime import __version__
 from aruntime.cli import client
 from aruntime.daemon import dispatch, settings
+from aruntime.daemon.commands import completion
 from aruntime.daemon.commands.flags import parse
 from aruntime.daemon.commands.system import DAEMON
 from aruntime.errors import AruntimeError
 
-WITHOUT_DAEMON = frozenset({"version"})
-"""Commands that would only ask the daemon they had started about itself."""
 SUPERVISORS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS"})
 """What a service manager told our own process is not for the daemon."""
 LOG_BYTES = 8 << 20
@@ -39,18 +38,23 @@ def without_daemon(argv: list[str], path: bytes, failure: OSError, *, default: b
         failure: what connect(2) said.
         default: the path is not of the user's own choosing, so a daemon may be started there.
     """
+    known = dispatch.load_registry()
     try:
-        line = dispatch.read_line(dispatch.load_registry(), argv, client.terminal_size()[1])
+        line = dispatch.read_line(known, argv, client.terminal_size()[1])
+        if not isinstance(line, str) and line.command.name == "completion":
+            line = completion.script(line.args[0], known)
     except AruntimeError as error:
         return client.fail(error.message, error.EXIT_CODE)
     if isinstance(line, str):
         sys.stdout.write(line)
         sys.stdout.flush()
         return 0
+    if line.command.name == "__complete":
+        return 0  # TAB starts nothing
     where = os.fsdecode(path)
     if failure.errno not in (errno.ENOENT, errno.ECONNREFUSED):
         return client.fail(explanation(where, failure))
-    if line.command.name in WITHOUT_DAEMON:
+    if line.command.name == "version":
         os.write(1, f"Client:\n Version: {__version__}\n".encode())
         return client.fail(f"no daemon answers at {where}; start one with 'aruntimed'", 1)
     if not default:

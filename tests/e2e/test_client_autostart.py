@@ -109,6 +109,8 @@ def test_wrong_lines_start_nothing(nobody_there: RunningDaemon) -> None:
     assert nobody_there.out("help", "run").startswith("Usage:  aruntime run")
     assert nobody_there.out("run", "--help").startswith("Usage:  aruntime run")
     assert nobody_there.out("--version").startswith("aruntime version ")
+    assert nobody_there.out("completion", "bash").startswith("#")
+    assert nobody_there.run("__complete", "containers").stdout == ""
     version = nobody_there.run("version", code=1)
     assert version.stdout.startswith("Client:\n Version: ")
     assert version.stderr.startswith("aruntime: no daemon answers at ")
