@@ -45,7 +45,8 @@ class RunningDaemon:
         self.root = self.base / "root"
         self.run_dir = self.base / "run"
         self.bridge = f"art{os.getpid() % 100000}x{number}"[:15]
-        self.subnet = f"10.213.{number % 256}.0/24"
+        # Test runs side by side must not meet.
+        self.subnet = f"10.{20 + os.getpid() % 200}.{number % 256}.0/24"
         self.cgroup_parent = f"/aruntime-test-{os.getpid()}-{number}"
         self.extra: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None

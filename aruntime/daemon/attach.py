@@ -112,7 +112,9 @@ async def attached(
         if entrance is not None:
             nursery.start_soon(typing.run, nursery.cancel_scope)
         if send_signal is not None and not raw:
-            nursery.start_soon(pass_signals, session, send_signal)
+            # Asked for before the first output: whoever sees that may send a signal at once.
+            signals = await session.forward_signals()
+            nursery.start_soon(pass_signals, signals, send_signal)
         async for chunk in output:
             if chunk.stream in streams:
                 write = session.err if chunk.stream == logfile.STDERR else session.out
@@ -158,9 +160,11 @@ class Typing:
         await self._close_entrance()
 
 
-async def pass_signals(session: Session, send_signal: Callable[[int], Awaitable[None]]) -> None:
+async def pass_signals(
+    signals: trio.MemoryReceiveChannel[int], send_signal: Callable[[int], Awaitable[None]]
+) -> None:
     """Hand the client's signals on until cancelled."""
-    async for number in await session.forward_signals():
+    async for number in signals:
         await send_signal(number)
 
 

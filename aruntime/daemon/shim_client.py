@@ -39,6 +39,10 @@ MAX_FDS = 32
 LOST = "the shim went away; running containers go on, try again"
 
 
+class ShimGone(ShimUnavailable):
+    """The shim ended while it was talked to."""
+
+
 class Reply(msgspec.Struct):
     """One message of the shim: its fields and the descriptors that came with it, by name."""
 
@@ -91,16 +95,15 @@ class ShimClient:
         From the answer on this daemon moves the output of these containers, not the shim.
 
         Raises:
-            ShimUnavailable: another daemon is connected, or the shim hung up.
+            ShimGone: it ended meanwhile; another one may be had.
+            ShimUnavailable: it refused: another daemon is connected.
         """
         await self._send({"op": messages.HELLO, "version": __version__}, {})
         held: list[Reply] = []
         while True:
             reply = await self._receive()
             if reply is None:
-                raise ShimUnavailable(
-                    "the shim refused the connection: is another daemon using this run directory?"
-                )
+                raise ShimGone("the shim hung up while it was greeted; see RUN_DIR/shim.log")
             match reply.fields["op"]:
                 case messages.WELCOME:
                     self.pid = reply.fields["pid"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from aruntime.daemon.shim_client import Reply, ShimClient
+from aruntime.daemon.shim_client import Reply, ShimClient, ShimGone
 from aruntime.errors import ShimUnavailable
 from aruntime.shim import boot
 
@@ -23,6 +23,7 @@ journal = structlog.get_logger()
 
 START_SECONDS = 10.0
 POLL_SECONDS = 0.005
+RETRY_MOST_SECONDS = 5.0
 
 
 class ShimLink:
@@ -44,14 +45,23 @@ class ShimLink:
         Raises:
             ShimUnavailable: it cannot be started, or serves another daemon.
         """
-        client = await self._connect()
-        try:
-            held = await client.hello()
-        except BaseException:
-            client.close()
-            raise
-        self._client = client
-        return held
+        deadline = trio.current_time() + START_SECONDS
+        while True:
+            client = await self._connect()
+            try:
+                held = await client.hello()
+            except ShimGone:
+                # A dying shim accepts until its last descriptor is closed.
+                client.close()
+                if trio.current_time() > deadline:
+                    raise
+                await trio.sleep(POLL_SECONDS)
+                continue
+            except BaseException:
+                client.close()
+                raise
+            self._client = client
+            return held
 
     async def run(self, on_lost: Callable[[], Awaitable[None]]) -> None:
         """Dispatch answers; when the shim dies start another and call ``on_lost``."""
@@ -62,9 +72,21 @@ class ShimLink:
             journal.error("the shim died; its containers run on, starting another", pid=client.pid)
             client.close()
             self._collect()
-            for stale in await self.open():
-                stale.close()
+            await self._open_again()
             await on_lost()
+
+    async def _open_again(self) -> None:
+        """Get another shim however long it takes; starts fail with a clear error meanwhile."""
+        pause = POLL_SECONDS
+        while True:
+            try:
+                for stale in await self.open():
+                    stale.close()
+                return
+            except (ShimUnavailable, OSError) as error:
+                journal.error("no shim: containers cannot be started", reason=str(error))
+                pause = min(2 * pause, RETRY_MOST_SECONDS)
+                await trio.sleep(pause)
 
     async def leave(self) -> None:
         """Say goodbye and disconnect: the shim moves the containers' output from now on."""
