@@ -43,6 +43,18 @@ def refuse(failed: apply.StepFailed) -> NoReturn:
     os._exit(STEP_FAILED)
 
 
+def open_descriptors() -> set[int]:
+    """Return the numbers of open descriptors."""
+    found = set()
+    for fd in range(256):
+        try:
+            os.fstat(fd)
+        except OSError:
+            continue
+        found.add(fd)
+    return found
+
+
 def launch(request: dict[str, Any]) -> int:
     """Fork the container's process and return its wait status."""
     held: dict[str, int] = {}
@@ -71,12 +83,11 @@ def contain(request: dict[str, Any], held: dict[str, int]) -> NoReturn:
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
         namespaces.unshare(request["namespaces"])
-        before = set(os.listdir("/proc/self/fd")) - {str(fd) for fd in held.values()}
+        before = open_descriptors() - set(held.values())
         left = apply.apply(request["ops"], held)
         assert not left, f"still held: {left}"
-        if os.path.isdir("/proc/self/fd"):
-            leaked = set(os.listdir("/proc/self/fd")) - before
-            assert not leaked, f"descriptors left open: {leaked}"
+        leaked = open_descriptors() - before
+        assert not leaked, f"descriptors left open: {leaked}"
         assert os.getcwd() == "/"
         os.execve(request["args"][0], request["args"], {"PATH": "/bin"})
     except apply.StepFailed as failed:

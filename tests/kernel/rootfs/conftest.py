@@ -8,8 +8,9 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import msgspec
@@ -194,3 +195,32 @@ def _canary(tmp_path: Path) -> Iterator[Path]:
         assert stat.S_IMODE(now.st_mode) == stat.S_IMODE(then.st_mode)
         assert (now.st_uid, now.st_mtime_ns) == (then.st_uid, then.st_mtime_ns)
     assert sorted(os.listdir(directory)) == ["canary"]
+
+
+SMALL_TMPFS = """
+import sys
+from aruntime.kernel import mounts, namespaces
+namespaces.unshare(namespaces.CLONE_NEWNS)
+mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+root = sys.argv[1]
+mounts.mount("tmpfs", root, "tmpfs", 0, "size=1m")
+"""
+
+
+@pytest.fixture(name="in_small_tmpfs")
+def _in_small_tmpfs(tmp_path: Path, interpreter: str) -> Callable[[str], str]:
+    """Return a function that runs a program which has 1 MiB of space below ``root``."""
+    root = tmp_path / "small"
+    root.mkdir()
+
+    def run(program: str) -> str:
+        done = subprocess.run(
+            [interpreter, "-I", "-c", SMALL_TMPFS + dedent(program), str(root)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -170,6 +171,18 @@ def test_destination_through_a_link(
     assert outcome.lines == ["mark"]
 
 
+def test_destination_is_a_link_to_what_the_host_has(
+    container: Container, canary: Path, tmp_path: Path
+) -> None:
+    """A destination that is a link to a directory of the host is the one inside."""
+    (container.image / "link").symlink_to(str(canary.parent))
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/mark").touch()
+    container.mount("/link", "bind", tmp_path / "source", "bind")
+
+    assert container.run(f"ls {canary.parent}").lines == ["mark"]
+
+
 def test_destination_with_dots(container: Container, tmp_path: Path) -> None:
     """Dots in a destination end at the root."""
     (tmp_path / "source").mkdir()
@@ -251,8 +264,6 @@ def test_race_of_directory_and_link(
 
     Whatever each start meets, nothing appears in the host's directory: see the canary.
     """
-    import subprocess
-
     volume = tmp_path / "volume"
     (volume / "part").mkdir(parents=True)
     (volume / "link").symlink_to(str(canary.parent))
