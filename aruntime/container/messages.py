@@ -53,6 +53,10 @@ Requests may be pipelined; answers carry ``id`` (and ``exec_id`` for an exec)::
     A hang-up of the daemon's end means goodbye. A launch or exec that is not set up when the next
     daemon says hello is killed and not handed over: whoever asked for it is gone.
 
+    The init of a PID namespace becomes a zombie only when every exec in it has been reaped: the
+    kernel waits for processes whose parent, the shim, is outside (zap_pid_ns_processes). So an
+    exec that has ended must be reaped without waiting for its container's end.
+
     ``code`` is the exit code as docker shows it (128 + n when killed by signal n), ``status``
     is waitpid's raw status; ``utime_us stime_us maxrss_kb inblock oublock`` are the child's
     rusage.

@@ -106,16 +106,22 @@ class Peer:
 
     def expect(self, op: str, container_id: str = "", exec_id: str = "") -> Message:
         """Return the next message about this child (others are kept); it must be ``op``."""
+        return self.expect_one_of((op,), container_id, exec_id)
+
+    def expect_one_of(
+        self, ops: Sequence[str], container_id: str = "", exec_id: str = ""
+    ) -> Message:
+        """Return the next message about this child; its ``op`` must be one of these."""
         for place, message in enumerate(self.pending):
             if message.get("id", "") == container_id and message.get("exec_id", "") == exec_id:
                 del self.pending[place]
-                assert message["op"] == op, message
+                assert message["op"] in ops, message
                 return message
         while True:
             message = self.receive()
             assert message, "the shim hung up"
             if message.get("id", "") == container_id and message.get("exec_id", "") == exec_id:
-                assert message["op"] == op, message
+                assert message["op"] in ops, message
                 return message
             self.pending.append(message)
 
@@ -146,13 +152,14 @@ class Peer:
 class Shim:
     """A shim process of its own, and containers made of busybox."""
 
-    def __init__(self, run_dir: Path, rootfs: Path) -> None:
+    def __init__(self, run_dir: Path, rootfs: Path, *, prefix: Sequence[str] = ()) -> None:
         self.run_dir = run_dir
         self.rootfs = rootfs
         self.path = str(run_dir / "shim.sock")
         self.log = open(run_dir / "shim.log", "ab")  # noqa: SIM115
+        command = [*prefix, *boot.argv(str(run_dir))]
         self.process = subprocess.Popen(
-            boot.argv(str(run_dir)), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log
+            command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log
         )
         self.peers: list[Peer] = []
         self.wait_for(lambda: os.path.exists(self.path) or self.process.poll() is not None)
@@ -485,3 +492,9 @@ def shim(tmp_path: Path, rootfs: Path) -> Iterator[Shim]:
         yield running
     finally:
         running.close()
+
+
+@pytest.fixture
+def shim_class() -> type[Shim]:
+    """Return the class, for tests that start a shim their own way."""
+    return Shim
