@@ -11,13 +11,20 @@ packages="python3-venv busybox-static nftables libseccomp2"
 base=$(mktemp -d /tmp/aruntime-demo.XXXXXX)
 export ARUNTIME_ROOT="$base/root" ARUNTIME_RUN_DIR="$base/run"
 parent=/aruntime-demo-$$
+bridge=ard$$
+subnet=10.213.253.0/24
 daemon=
 
 finish() {
     if [ -n "$daemon" ]; then
         aruntime ps -aq | xargs -r aruntime rm -f >/dev/null 2>&1 || true
         kill "$daemon" 2>/dev/null && wait "$daemon" || true
-        pkill -TERM -f "aruntime.*shim.*$ARUNTIME_RUN_DIR" || true
+        pkill -TERM -f "shim.*--run-dir $ARUNTIME_RUN_DIR" || true
+        python - "$bridge" "$subnet" "$ARUNTIME_ROOT" <<'PY' || true
+import sys
+from aruntime.network import Network
+Network(*sys.argv[1:]).remove()
+PY
     fi
     rmdir /sys/fs/cgroup/*"$parent" /sys/fs/cgroup"$parent" 2>/dev/null || true
     rm -rf "$base"
@@ -39,8 +46,8 @@ for line in urllib.request.urlopen(f"http://{address}/metrics").read().decode().
 PY
 }
 
-aruntimed --metrics-address 127.0.0.1:0 --cgroup-parent "$parent" --bridge "ard$$" \
-    --subnet 10.213.253.0/24 --log-level warning &
+aruntimed --metrics-address 127.0.0.1:0 --cgroup-parent "$parent" --bridge "$bridge" \
+    --subnet "$subnet" --log-level warning &
 daemon=$!
 while ! aruntime version >/dev/null 2>&1; do
     kill -0 "$daemon"
