@@ -195,7 +195,7 @@ class Served:
     async def wait_blocked_in_write(pid: int) -> None:
         """Wait until a process sleeps in write(2) to its stdout."""
         with trio.fail_after(30):
-            while not is_writing_to_stdout(pid):  # noqa: ASYNC110 - no event for it exists
+            while not is_writing_to_stdout(pid):
                 await trio.sleep(0.01)
 
 
