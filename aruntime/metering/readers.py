@@ -8,7 +8,6 @@ only; and near the limit a reader is opened for each reading and closed again.
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ LEAN_SHARE = 0.8
 class Access(NamedTuple):
     """How a container is to be read."""
 
-    open: Callable[[], Reader]
+    open: partial[Reader]
     is_kept: bool
     """Whether the reader stays open between readings."""
 

@@ -306,7 +306,7 @@ async def test_loops_poll_commit_and_drop(counters: Counters, tmp_path: Path) ->
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loops run until something is so."""
     with trio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - what is awaited is in other threads
+        while not condition():
             await trio.sleep(0.002)
 
 
