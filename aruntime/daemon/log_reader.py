@@ -258,6 +258,7 @@ async def follow(sink: LogSink, start: tuple[int, int]) -> AsyncGenerator[Chunk,
                 log.skip_to(offset)
             generation = sink.generation
             while True:
+                changed = sink.next_change()
                 ended = sink.finished.is_set()
                 rotated = sink.generation != generation
                 for chunk in log.new_chunks():
@@ -269,7 +270,7 @@ async def follow(sink: LogSink, start: tuple[int, int]) -> AsyncGenerator[Chunk,
                 elif ended:
                     return
                 else:
-                    await sink.wait_change()
+                    await changed.wait()
         finally:
             log.close()
 

@@ -95,11 +95,15 @@ class LogSink:
         finally:
             self._followers -= 1
 
-    async def wait_change(self) -> None:
-        """Wait until the log grew, was rotated or ended. Cancellation is safe."""
+    def next_change(self) -> trio.Event:
+        """Return what is set when the log grows, is rotated or ends from now on.
+
+        A reader takes it before it reads: whatever comes while it hands on what it has read
+        would otherwise wake nobody.
+        """
         if self._changed is None:
             self._changed = trio.Event()
-        await self._changed.wait()
+        return self._changed
 
     @property
     def has_followers(self) -> bool:

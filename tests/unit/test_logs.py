@@ -149,6 +149,26 @@ async def test_follow_sees_all_over_rotation(tmp_path: Path) -> None:
     ]
 
 
+async def test_follow_hears_of_what_comes_while_it_is_read(tmp_path: Path) -> None:
+    """Growth while a follower is busy with earlier chunks is not missed."""
+    write_chunks(tmp_path, [(0, b"early")])
+    sink = make_sink(tmp_path)
+    seen = []
+
+    with trio.fail_after(5):
+        async with contextlib.aclosing(log_reader.follow(sink, (0, 0))) as chunks:
+            async for chunk in chunks:
+                seen.append(chunk.content)
+                if len(seen) == 1:
+                    write_chunks(tmp_path, [(0, b"late")])
+                    sink.wake()
+                if len(seen) == 2:
+                    break
+
+    assert seen == [b"early", b"late"]
+    sink.close()
+
+
 async def test_discard_ends_a_pipe_that_is_still_held(tmp_path: Path) -> None:
     """A sink can be given up while a stranger holds the write end."""
     sink = make_sink(tmp_path)
