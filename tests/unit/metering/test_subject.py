@@ -1,0 +1,210 @@
+"""Single subjects and polling cycles: schedules, failures of a source, short descriptors."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from aruntime.cgroups.driver import Cgroup, Driver
+from aruntime.metering import sampler
+from aruntime.metering.account import Ints
+from aruntime.metering.clock import WallClock, boottime_ns
+from aruntime.metering.health import Health
+from aruntime.metering.integrals import begin
+from aruntime.metering.readers import Access
+from aruntime.metering.subject import SLOW_READ_NS, MeterSubject, NetworkRead, Subject
+
+SECOND = 1_000_000_000
+
+
+class Counters(Protocol):
+    """The fixture's tree, see conftest."""
+
+    driver: Driver
+
+    def add(self, container_id: str) -> Cgroup:
+        """Make a cgroup."""
+
+    def use(self, container_id: str, **more: int) -> None:
+        """Let counters grow."""
+
+
+def subject(
+    counters: Counters,
+    health: Health,
+    *,
+    name: str = "a",
+    is_kept: bool = True,
+    network: NetworkRead | None = None,
+) -> Subject:
+    """A registered container that has not been read yet."""
+    cgroup = counters.add(name)
+    access = Access(partial(counters.driver.open_reader, cgroup), is_kept)
+    account = begin(None, "boot:1", boottime_ns(), is_new=True)
+    about = MeterSubject(id=name, name=name, cgroup=cgroup)
+    return Subject(about, account, access, health=health, cores=1000, network=network)
+
+
+def open_files() -> int:
+    """Descriptors of this process that lead to counter files."""
+    targets = []
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            targets.append(os.readlink(f"/proc/self/fd/{entry}"))
+        except FileNotFoundError:
+            continue  # the descriptor of the listing
+    return sum("/cgroup/" in target for target in targets)
+
+
+def test_nothing_is_open_before_the_first_reading(counters: Counters) -> None:
+    """Registering costs no descriptor; reading keeps them; releasing closes them."""
+    health = Health()
+    known = subject(counters, health)
+    before = open_files()
+    known.sample(slow=True)
+    reading = open_files()
+    known.release()
+
+    assert (before, open_files()) == (0, 0)
+    assert reading > 5
+    assert not known.is_live
+    assert not known.sample(slow=False)
+
+
+def test_unkept_reader_is_opened_for_each_reading(counters: Counters) -> None:
+    """Where descriptors are short readings work and leave nothing open."""
+    known = subject(counters, Health(), is_kept=False)
+    for more in (5, 7):
+        counters.use("a", cpu_ns=more)
+        known.sample(slow=more == 7)
+
+        assert open_files() == 0
+    assert known.account.totals.cpu_ns == 12
+
+
+def test_full_descriptor_table_is_told_and_healed(
+    counters: Counters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that cannot be opened is an error of this cycle; the next one counts it all."""
+    health = Health()
+    known = subject(counters, health)
+    counters.use("a", cpu_ns=5)
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "cpuacct.usage")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        assert sampler.tick([known], slow_interval_ns=SECOND, health=health) == []
+    assert health.polls_failed == {"cpuacct": 1}
+    assert sampler.tick([known], slow_interval_ns=SECOND, health=health) == [known]
+    assert known.account.totals.cpu_ns == 5
+    known.release()
+
+
+def test_network_failure_costs_only_the_network(counters: Counters) -> None:
+    """When interfaces cannot be read, CPU time is still counted and the failure told."""
+    rows: list[Mapping[str, Ints] | None] = [{"eth0": (1, 2, 3, 4, 5, 6)}, None]
+
+    def read(_: str) -> Mapping[str, Ints] | None:
+        if not rows:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        return rows.pop(0)
+
+    health = Health()
+    known = subject(counters, health, network=read)
+    for _ in range(3):
+        counters.use("a", cpu_ns=1)
+        known.sample(slow=True)
+    known.release()
+
+    assert known.account.totals.cpu_ns == 3
+    assert known.account.totals.network == {"eth0": (1, 2, 3, 4, 5, 6)}
+    assert health.polls_failed == {"network": 1}
+
+
+def test_slow_readings_keep_their_schedule(counters: Counters) -> None:
+    """A complete reading comes first, then once per slow interval, quick ones in between."""
+    health = Health()
+    known = subject(counters, health)
+    complete = [
+        bool(sampler.tick([known], slow_interval_ns=3600 * SECOND, health=health)) for _ in range(3)
+    ]
+    known.slow_due_ns = boottime_ns()
+    complete.append(bool(sampler.tick([known], slow_interval_ns=3600 * SECOND, health=health)))
+    complete.append(bool(sampler.tick([known], slow_interval_ns=3600 * SECOND, health=health)))
+    known.release()
+
+    assert complete == [True, False, False, True, False]
+
+
+def test_missed_slow_readings_are_not_made_up(counters: Counters) -> None:
+    """After a long pause of the machine one complete reading is taken, not many."""
+    health = Health()
+    known = subject(counters, health)
+    known.slow_due_ns = 1
+    sampler.tick([known], slow_interval_ns=SECOND, health=health)
+    known.release()
+
+    assert known.slow_due_ns > boottime_ns()
+
+
+def test_reading_over_a_pause_of_the_machine_is_flagged(counters: Counters) -> None:
+    """A reading that took longer than a machine takes is an anomaly."""
+    health = Health()
+    known = subject(counters, health)
+    ticks = count(boottime_ns(), SLOW_READ_NS + 1)
+    known.sample(slow=False, clock=lambda: next(ticks))
+    known.release()
+
+    assert health.anomalies["slow_read"] == 1
+
+
+def test_cycle_counts_itself(counters: Counters) -> None:
+    """A cycle is timed, and a step of the wall clock is noticed once."""
+    health = Health()
+    known = subject(counters, health)
+    clock = WallClock(wall_ns=0, boot_ns=boottime_ns())
+    sampler.cycle([known], SECOND, health, clock)
+    sampler.cycle([known], SECOND, health, clock)
+    known.release()
+
+    assert sum(health.poll_duration.state().counts) == 2
+    assert health.anomalies["clock_step"] == 1
+    assert health.last_poll_ns > 0
+
+
+def test_vanished_cgroup_is_no_sample(counters: Counters, tmp_path: Path) -> None:
+    """A cgroup that is gone before it was ever read ends without an error."""
+    health = Health()
+    known = subject(counters, health)
+    for directory in counters.driver.cgroup("a").directories.values():
+        Path(directory).rename(tmp_path / f"gone-{Path(directory).parent.parent.name}")
+
+    assert not known.sample(slow=True)
+    known.finish(process=None)
+    known.release()
+
+    assert known.account.status == "exited"
+    assert sum(health.polls_failed.values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "controller"),
+    [
+        (OSError(5, "x", "memory.stat"), "memory"),
+        (OSError(5, "x", "/sys/fs/cgroup/blkio/a/blkio.throttle.io_serviced"), "blkio"),
+        (OSError(5, "x", "/proc/7/io"), "process"),
+        (ValueError("x"), "unknown"),
+    ],
+)
+def test_errors_name_their_controller(error: OSError | ValueError, controller: str) -> None:
+    """The metric's label comes from the file that failed."""
+    assert sampler.controller_of(error) == controller
