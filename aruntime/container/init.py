@@ -28,6 +28,10 @@ PIVOT = "pivot"
 LOWERING_REFUSED = frozenset({errno.EACCES, errno.EPERM})
 
 
+CMDLINE = b"aruntime-init"
+"""What ps shows inside: until the program is executed, and for good with ``--init``."""
+
+
 def run(payload: dict[str, Any], fds: dict[str, int], channel_fd: int) -> NoReturn:
     """Be the child: set the container up, execute its program, or report why not.
 
@@ -55,6 +59,7 @@ def begin(payload: dict[str, Any], fds: dict[str, int], channel: Channel) -> Non
         OSError: a system call failed.
     """
     process.set_dumpable(False)
+    process.set_cmdline(CMDLINE)  # paths of the host are not the container's business
     os.setsid()
     for number, name in enumerate(STREAMS):
         fd = fds.pop(name, -1)

@@ -5,6 +5,7 @@ Out of scope: starting and supervising processes.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -115,6 +116,26 @@ def setdomainname(name: str) -> None:
     """
     content = os.fsencode(name)
     libc.check(_setdomainname(content, len(content)), "setdomainname", name)
+
+
+def set_cmdline(text: bytes) -> None:
+    """Overwrite what /proc/self/cmdline shows; longer texts than the present one are cut.
+
+    The arguments lie in this process's own memory (proc_pid_cmdline(5), fields arg_start and
+    arg_end of proc_pid_stat(5)); a child forked later has its own copy of them.
+
+    Raises:
+        OSError: /proc cannot be read.
+    """
+    fd = os.open("/proc/self/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = os.read(fd, 4096)
+    finally:
+        os.close(fd)
+    fields = content[content.rindex(b")") + 2 :].split()
+    start, end = int(fields[45]), int(fields[46])
+    if start:
+        ctypes.memmove(start, text[: end - start - 1].ljust(end - start, b"\0"), end - start)
 
 
 def pidfd_get_exit(pidfd: int) -> int | None:
