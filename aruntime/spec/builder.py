@@ -65,14 +65,15 @@ def build(
     )
     if warnings is not None:
         warnings += lacking
-    mounts = all_mounts(config, etc_files, volumes)
+    rows = _id_rows(config, id_range)
+    mounts = all_mounts(config, etc_files, volumes, rows)
     spec: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": _process(config, caps, console_size),
         "root": {"path": rootfs, "readonly": config.read_only},
         "mounts": mounts,
         "annotations": dict(config.annotations),
-        "linux": _linux(config, devices or {}, host_devices, id_range, paths),
+        "linux": _linux(config, devices or {}, host_devices, rows, paths),
     }
     if config.uts_mode != "host":
         spec["hostname"] = config.hostname
@@ -139,7 +140,7 @@ def _linux(
     config: ContainerConfig,
     devices: Mapping[str, Sequence[Mapping[str, Any]]],
     host_devices: Sequence[Mapping[str, Any]],
-    id_range: tuple[int, int] | None,
+    id_rows: Sequence[Mapping[str, int]],
     paths: Mapping[str, str],
 ) -> dict[str, Any]:
     nodes, rules = _devices(config, devices, host_devices)
@@ -152,13 +153,19 @@ def _linux(
     if not config.privileged and not config.systempaths_unconfined:
         linux["maskedPaths"] = list(MASKED_PATHS)
         linux["readonlyPaths"] = list(READONLY_PATHS)
-    if config.userns_mode == "auto":
-        if id_range is None:
-            raise InvalidSpec("linux.uidMappings: --userns auto has got no range of ids")
-        row = {"containerID": 0, "hostID": id_range[0], "size": id_range[1]}
-        linux["uidMappings"] = [row]
-        linux["gidMappings"] = [dict(row)]
+    if id_rows:
+        linux["uidMappings"] = [dict(row) for row in id_rows]
+        linux["gidMappings"] = [dict(row) for row in id_rows]
     return linux
+
+
+def _id_rows(config: ContainerConfig, id_range: tuple[int, int] | None) -> list[dict[str, int]]:
+    """Return the mapping of the container's own user namespace, empty if it has none."""
+    if config.userns_mode != "auto":
+        return []
+    if id_range is None:
+        raise InvalidSpec("linux.uidMappings: --userns auto has got no range of ids")
+    return [{"containerID": 0, "hostID": id_range[0], "size": id_range[1]}]
 
 
 def namespaces(config: ContainerConfig, paths: Mapping[str, str]) -> list[dict[str, str]]:

@@ -62,7 +62,10 @@ def is_forbidden_target(target: str) -> bool:
 
 
 def all_mounts(
-    config: ContainerConfig, etc_files: Mapping[str, str], volumes: Mapping[str, str]
+    config: ContainerConfig,
+    etc_files: Mapping[str, str],
+    volumes: Mapping[str, str],
+    id_rows: Sequence[Mapping[str, int]] = (),
 ) -> list[_Mount]:
     """Return every mount in the order it is made: parents before what lies in them.
 
@@ -70,11 +73,18 @@ def all_mounts(
         config: the container.
         etc_files: path inside to generated file on the host (/etc/hosts and its like).
         volumes: name to directory on the host.
+        id_rows: mapping of the container's user namespace. Volumes are mounted idmapped with it:
+            their files belong to the ids the container sees, whatever range it has next time.
+            Directories of the host are not, their owners stay the host's.
 
     Raises:
         InvalidSpec: a volume has no directory, or a target is not allowed.
     """
     asked = [user_mount(mount, volumes) for mount in config.mounts]
+    if id_rows:
+        for mount, made in zip(config.mounts, asked, strict=True):
+            if mount.type == "volume":
+                made |= {name: list(id_rows) for name in ("uidMappings", "gidMappings")}
     targets = {mount["destination"] for mount in asked}
     defaults = [
         mount
@@ -106,14 +116,10 @@ def default_mounts(config: ContainerConfig) -> list[_Mount]:
         _mount("/sys", "sysfs", "sysfs", [*common, "rw" if writable else "ro"]),
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", [*common, "rw" if writable else "ro"]),
     ]
-    if config.ipc_mode == "host":
-        shared = ["rbind", "nosuid", "noexec", "nodev"]
-        return [
-            *mounts,
-            _bind("/dev/mqueue", "/dev/mqueue", shared),
-            _bind("/dev/shm", "/dev/shm", shared),
-        ]
+    # In the host's IPC namespace this file system shows the host's queues.
     mounts.append(_mount("/dev/mqueue", "mqueue", "mqueue", common))
+    if config.ipc_mode == "host":
+        return [*mounts, _bind("/dev/shm", "/dev/shm", ["rbind", *common])]
     if config.ipc_mode != "none":
         size = [*common, "mode=1777", f"size={config.shm_size}"]
         mounts.append(_mount("/dev/shm", "tmpfs", "shm", size))

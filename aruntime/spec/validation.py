@@ -166,6 +166,7 @@ _root = _record({"path": _filled}, {"readonly": _flag})
 _BIG = _number(0, _UINT64 - 1)
 _SIGNED = _number(-_INT64, _INT64 - 1)
 _IDS = _number(0, _ID - 1)
+_mapping = _record({"containerID": _IDS, "hostID": _IDS, "size": _number(1, _ID)}, {})
 
 
 def _env(field: str, value: Any) -> None:
@@ -228,8 +229,11 @@ def _host_name(field: str, value: Any) -> None:
 def _mount(field: str, value: Any) -> None:
     _record(
         {"destination": _filled},
-        {"type": _text, "source": _text, "options": _list_of(_text)},
-    )(field, value)
+        {
+            "type": _text, "source": _text, "options": _list_of(_text),
+            "uidMappings": _list_of(_mapping), "gidMappings": _list_of(_mapping),
+        },
+    )(field, value)  # fmt: skip
     target = value["destination"]
     if "\n" in target:
         fail(f"{field}.destination", "holds a line break")
@@ -316,10 +320,6 @@ check_seccomp = _record(
         "listenerPath": _text,
         "syscalls": _list_of(_seccomp_rule),
     },
-)
-_mapping = _record(
-    {"containerID": _IDS, "hostID": _IDS, "size": _number(1, _ID)},
-    {},
 )
 _offset = _record({}, {"secs": _SIGNED, "nanosecs": _number(0, 999_999_999)})
 

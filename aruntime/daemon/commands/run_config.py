@@ -8,7 +8,6 @@ Out of scope: reading those files and finding the image
 
 from __future__ import annotations
 
-import os
 import posixpath
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from aruntime.container.config import ContainerConfig, LogOptions, RestartPolicy
+from aruntime.container.config import ContainerConfig, LogOptions
 from aruntime.container.seccomp import parse_profile
 from aruntime.daemon.commands.flags import Parsed
 from aruntime.daemon.commands.run_env import merge_env, parse_key_values
@@ -24,7 +23,6 @@ from aruntime.daemon.commands.run_health import requested_health
 from aruntime.daemon.commands.run_limits import (
     DeviceNumbers,
     block_device_numbers,
-    requested_patch,
     requested_resources,
 )
 from aruntime.daemon.commands.run_modes import requested_modes
@@ -123,25 +121,6 @@ def container_config(
     )
     _check_text(config)
     return config, _warnings(config)
-
-
-def requested_update(
-    parsed: Parsed, config: ContainerConfig
-) -> tuple[dict[str, Any], RestartPolicy | None]:
-    """Return what ``update`` changes: a patch of the limits, and the restart policy or None.
-
-    Raises:
-        InvalidParameter: nothing is asked, or the result would be wrong for this container.
-    """
-    if not parsed.given:
-        raise InvalidParameter(f"you must provide one or more flags; {parsed.command.see}")
-    patch = requested_patch(
-        parsed,
-        config.resources,
-        cpu_count=os.cpu_count() or 1,
-        device_numbers=block_device_numbers,
-    )
-    return patch, parsed["restart"] or None
 
 
 def _process(parsed: Parsed, image: ImageConfig, request: Request) -> dict[str, Any]:

@@ -122,8 +122,11 @@ def requested_patch(
     A zero says nothing, as in docker; only ``--pids-limit`` 0 takes its limit away.
 
     Raises:
-        InvalidParameter: with docker's wording; also if a lower memory+swap limit is in force.
+        InvalidParameter: with docker's wording; also if nothing is asked or a lower memory+swap
+            limit is in force.
     """
+    if not parsed.given:
+        raise InvalidParameter(f"you must provide one or more flags; {parsed.command.see}")
     patch = _sections(parsed, cpu_count, device_numbers)
     memory, old = patch.get("memory", {}), rules.section(present, "memory")
     limit, old_swap = memory.get("limit", 0), old.get("swap") or 0

@@ -246,13 +246,23 @@ def test_ipc_modes_decide_about_shared_memory() -> None:
     assert "/dev/shm" not in mounts_of(build(config(ipc_mode="none")))
     host = mounts_of(build(config(ipc_mode="host")))
     assert host["/dev/shm"]["source"] == "/dev/shm"
+    assert host["/dev/mqueue"]["type"] == "mqueue"
 
 
 def test_a_user_namespace_has_a_range() -> None:
     """--userns auto; without a range there is no guess."""
-    what = config(userns_mode="auto")
-    linux = build(what, id_range=(100_000, 65_536))["linux"]
+    mounts = [
+        Mount(type="volume", source="data", target="/d"),
+        Mount(type="bind", source="/h", target="/h"),
+    ]
+    what = config(userns_mode="auto", mounts=mounts)
+    spec = build(what, id_range=(100_000, 65_536))
+    linux = spec["linux"]
     assert linux["uidMappings"] == [{"containerID": 0, "hostID": 100_000, "size": 65_536}]
+    assert mounts_of(spec)["/d"]["uidMappings"] == linux["uidMappings"]
+    assert mounts_of(spec)["/d"]["gidMappings"] == linux["gidMappings"]
+    assert "uidMappings" not in mounts_of(spec)["/h"]
+    oci.validate(spec)
     assert linux["gidMappings"] == linux["uidMappings"]
     assert "net.ipv4.ping_group_range" not in linux["sysctl"]
     with pytest.raises(InvalidSpec, match="no range of ids"):

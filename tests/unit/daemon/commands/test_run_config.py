@@ -20,8 +20,8 @@ from aruntime.container.config import (
 )
 from aruntime.daemon.commands.flags import Command, Parsed, parse
 from aruntime.daemon.commands.run_config import Request, container_config, named_files
-from aruntime.daemon.commands.run_config import requested_update as update
 from aruntime.daemon.commands.run_flags import CREATE_FLAGS, RUN_FLAGS, UPDATE_FLAGS
+from aruntime.daemon.commands.run_limits import merge_resources, requested_patch
 from aruntime.errors import InvalidParameter, UsageError
 from aruntime.images.image import Healthcheck, Image, ImageConfig
 
@@ -454,27 +454,25 @@ def test_a_warning_for_a_container_that_can_take_all_memory() -> None:
     ]
 
 
-def patch(line: str, **resources: Any) -> tuple[dict[str, Any], RestartPolicy | None]:
+def patch(line: str, **resources: Any) -> dict[str, Any]:
     """What an update changes on a container with these limits."""
-    config = make("app")
-    config.resources = resources
-    return update(parse(UPDATE, [*line.split(), "box"]), config)
+    parsed = parse(UPDATE, [*line.split(), "box"])
+    numbers = {"/dev/sda": (8, 0), "/dev/sdb": (8, 16)}.__getitem__
+    return requested_patch(parsed, resources, cpu_count=2, device_numbers=numbers)
 
 
 def test_update_changes_only_what_is_given() -> None:
-    """A patch of linux.resources, and the policy."""
-    assert patch("-c 512 --pids-limit 0") == (
-        {"cpu": {"shares": 512}, "pids": {"limit": -1}}, None,
-    )  # fmt: skip
-    assert patch("--restart always") == ({}, RestartPolicy(name="always"))
-    assert patch("-m 64m") == ({"memory": {"limit": 64 << 20}}, None)
-    assert patch("--cpus .5")[0] == {"cpu": {"quota": 50_000, "period": 100_000}}
+    """A patch of linux.resources."""
+    assert patch("-c 512 --pids-limit 0") == {"cpu": {"shares": 512}, "pids": {"limit": -1}}
+    assert patch("--restart always") == {}
+    assert patch("-m 64m") == {"memory": {"limit": 64 << 20}}
+    assert patch("--cpus .5") == {"cpu": {"quota": 50_000, "period": 100_000}}
 
 
 def test_update_is_checked_against_what_is_there() -> None:
     """The result counts, not the patch alone."""
     present = {"memory": {"limit": 64 << 20, "swap": 128 << 20}}
-    assert patch("--memory-swap 256m", **present)[0] == {"memory": {"swap": 256 << 20}}
+    assert patch("--memory-swap 256m", **present) == {"memory": {"swap": 256 << 20}}
     for line, message in (
         ("-m 200m", "memory limit should be smaller than already set memoryswap limit"),
         ("--memory-swap 32m", "minimum memoryswap limit should be larger than memory limit"),
@@ -483,3 +481,20 @@ def test_update_is_checked_against_what_is_there() -> None:
             patch(line, **present)
     with pytest.raises(InvalidParameter, match="you must provide one or more flags"):
         patch("")
+
+
+def test_a_patch_is_laid_over_device_by_device() -> None:
+    """What is not named stays, also in lists of devices."""
+    old = patch("-m 64m -c 5 --device-read-bps /dev/sda:1m --device-read-bps /dev/sdb:2m")
+    new = patch("-c 9 --device-read-bps /dev/sda:7m --pids-limit 3")
+    assert merge_resources(old, new) == {
+        "memory": {"limit": 64 << 20},
+        "cpu": {"shares": 9},
+        "pids": {"limit": 3},
+        "blockIO": {
+            "throttleReadBpsDevice": [
+                {"major": 8, "minor": 16, "rate": 2 << 20},
+                {"major": 8, "minor": 0, "rate": 7 << 20},
+            ]
+        },
+    }
