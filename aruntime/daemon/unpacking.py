@@ -20,6 +20,7 @@ import trio
 
 import aruntime
 from aruntime import errors
+from aruntime.daemon.record import Container
 from aruntime.errors import AruntimeError, InvalidArchive, Unavailable
 from aruntime.images import changes, importing, reference
 from aruntime.images import platform as platforms
@@ -28,6 +29,7 @@ from aruntime.images.image import Image
 from aruntime.images.index import Descriptor
 from aruntime.images.ingest import Ingest
 from aruntime.images.store import Store
+from aruntime.images.untag import Holder
 
 PACKAGES = os.path.dirname(os.path.dirname(os.path.abspath(aruntime.__file__)))
 CHILD = os.path.join(PACKAGES, "aruntime", "images", "unpack.py")
@@ -90,6 +92,20 @@ async def import_image(
     async with _ingesting(store) as ingest:
         layer = await _unpack(store, ingest, "import", source, limits or Limits())
         return await trio.to_thread.run_sync(partial(commit, store, ingest, layer))
+
+
+def holders(containers: Iterable[Container]) -> list[Holder]:
+    """Return what containers hold of the image store; from any thread."""
+    return [
+        Holder(
+            id=container.id,
+            name=container.config.name,
+            image_id=container.config.image_id,
+            layers=tuple(container.config.layers),
+            running=container.is_running,
+        )
+        for container in containers
+    ]
 
 
 class Loaded:

@@ -32,7 +32,6 @@ from aruntime.daemon.session import Session
 from aruntime.errors import AruntimeError, ImageNotFound, InvalidArchive, UsageError
 from aruntime.images import reference
 from aruntime.images.compression import Limits
-from aruntime.images.untag import Holder
 
 if TYPE_CHECKING:
     from aruntime.daemon.main import Daemon
@@ -73,20 +72,6 @@ async def _feed(session: Session, fd: int) -> None:
                 await pipe.send_all(chunk)
             except trio.BrokenResourceError:
                 return  # the child has seen enough and says why
-
-
-def holders(daemon: Daemon) -> list[Holder]:
-    """Return what every container holds of the image store."""
-    return [
-        Holder(
-            id=container.id,
-            name=container.config.name,
-            image_id=container.config.image_id,
-            layers=tuple(container.config.layers),
-            running=container.is_running,
-        )
-        for container in daemon.supervisor
-    ]
 
 
 def limits_of(parsed: Parsed) -> Limits:
@@ -191,7 +176,7 @@ async def run_rmi(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     for text in parsed.args:
         try:
             removals = await trio.to_thread.run_sync(
-                daemon.images.remove, text, force, partial(holders, daemon)
+                daemon.images.remove, text, force, partial(unpacking.holders, daemon.supervisor)
             )
         except AruntimeError as error:
             await session.err(f"{PROGRAM}: {error.message}\n")
@@ -201,7 +186,9 @@ async def run_rmi(session: Session, parsed: Parsed, daemon: Daemon) -> int:
             action = "untag" if removal.action == "Untagged" else "delete"
             daemon.events.publish("image", action, removal.subject, {"name": removal.subject})
             await session.out(f"{removal}\n")
-    await trio.to_thread.run_sync(daemon.images.collect, partial(holders, daemon))
+    await trio.to_thread.run_sync(
+        daemon.images.collect, partial(unpacking.holders, daemon.supervisor)
+    )
     return FAILED if failed else 0
 
 
