@@ -14,12 +14,26 @@ from importlib.metadata import entry_points
 from typing import NamedTuple, Protocol
 
 from aruntime.cgroups.block import BlkioSource
-from aruntime.cgroups.stats import FastStats, Stats
+from aruntime.cgroups.stats import FastStats, MemoryStats, PidsStats, Stats
 from aruntime.metering.account import Account
 from aruntime.metering.health import HistogramState
 from aruntime.metering.host import HostCpu
 from aruntime.metering.subject import MeterSubject
 from aruntime.metering.totals import TenantTotals
+
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "ContainerView",
+    "DaemonView",
+    "FastStats",
+    "MemoryStats",
+    "PidsStats",
+    "ScrapeExporter",
+    "Source",
+    "Stats",
+    "View",
+    "load_exporters",
+]
 
 ENTRY_POINT_GROUP = "aruntime.exporters"
 

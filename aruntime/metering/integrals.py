@@ -9,6 +9,7 @@ into running and paused.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import add, sub
 from typing import NamedTuple
 
 import msgspec
@@ -241,10 +242,7 @@ def _slow_step(
     totals: dict[str, object] = {}
     resets = False
     if reading.counters is not None:
-        known = tuple(
-            old if new is None else new
-            for old, new in zip(account.raw, reading.counters, strict=True)
-        )
+        known = _known(account.raw, reading.counters)
         totals["counters"], reset = grow(account.totals.counters, account.raw, known)
         fields["raw"] = known
         resets |= reset
@@ -269,12 +267,16 @@ def grow(total: Ints, base: Ints, raw: Ints) -> tuple[Ints, bool]:
     """Totals grown by raw - base; a counter that fell was reset, so all it shows is new (R2)."""
     if raw == base:
         return total, False
-    grown = []
-    reset = False
-    for value, before, now in zip(total, base, raw, strict=True):
-        reset |= now < before
-        grown.append(value + (now - before if now >= before else now))
-    return tuple(grown), reset
+    deltas = tuple(map(sub, raw, base))
+    reset = min(deltas) < 0
+    if reset:
+        deltas = tuple(delta if delta >= 0 else now for delta, now in zip(deltas, raw, strict=True))
+    return tuple(map(add, total, deltas)), reset
+
+
+def _known(base: Ints, raw: tuple[int | None, ...]) -> Ints:
+    """The raw counters; one the kernel does not count stays where it was."""
+    return tuple(old if new is None else new for old, new in zip(base, raw, strict=True))
 
 
 def _grow_each(

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 
-from aruntime.cgroups.stats import FastStats, MemoryStats, PidsStats
 from aruntime.metering.account import BLOCK_COUNTERS, COUNTERS, NETWORK_COUNTERS, STATUSES
-from aruntime.metering.export import ContainerView
+from aruntime.metering.export import ContainerView, FastStats, MemoryStats, PidsStats
 
 NS = 1_000_000_000
 US = 1_000_000
