@@ -66,27 +66,35 @@ def build(
     if warnings is not None:
         warnings += lacking
     rows = _id_rows(config, id_range)
-    mounts = all_mounts(config, etc_files, volumes, rows)
     spec: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": _process(config, caps, console_size),
         "root": {"path": rootfs, "readonly": config.read_only},
-        "mounts": mounts,
+        "mounts": all_mounts(config, etc_files, volumes, rows),
         "annotations": dict(config.annotations),
         "linux": _linux(config, devices or {}, host_devices, rows, paths),
     }
+    _add_optional(spec, config, cgroups_path, seccomp)
+    return spec
+
+
+def _add_optional(
+    spec: dict[str, Any],
+    config: ContainerConfig,
+    cgroups_path: str,
+    seccomp: Mapping[str, Any] | None,
+) -> None:
+    """Add the members that stand only where they say something."""
     if config.uts_mode != "host":
         spec["hostname"] = config.hostname
         if config.domainname:
             spec["domainname"] = config.domainname
-    if cgroups_path:
-        spec["linux"]["cgroupsPath"] = cgroups_path
-    if seccomp is not None:
-        spec["linux"]["seccomp"] = seccomp
-    propagation = rootfs_propagation(mounts)
-    if propagation:
-        spec["linux"]["rootfsPropagation"] = propagation
-    return spec
+    linux = {
+        "cgroupsPath": cgroups_path or None,
+        "seccomp": seccomp,
+        "rootfsPropagation": rootfs_propagation(spec["mounts"]),
+    }
+    spec["linux"] |= {name: value for name, value in linux.items() if value is not None}
 
 
 def _process(
