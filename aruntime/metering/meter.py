@@ -10,6 +10,7 @@ containers that were not taken back yet would seem to fall.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterable
 
@@ -137,7 +138,7 @@ class Meter:
         counters show is new. If the cgroup is gone, usage ends with the last commit.
 
         Args:
-            subject: with its cgroup and ``started_ns``.
+            subject: with its cgroup, if there still is one, and ``started_ns``.
             status: what it is now: created, running or paused; for a zombie, running.
 
         Raises:
@@ -318,7 +319,8 @@ class Meter:
         return self._file.durable.accounts.get(container_id)
 
     def _name_of_cgroup(self, subject: MeterSubject) -> str:
-        assert subject.cgroup is not None
+        if subject.cgroup is None:
+            raise FileNotFoundError(errno.ENOENT, "no cgroup", subject.name)
         return f"{self._boot_id}:{self._driver.inode(subject.cgroup)}"
 
     def _add(self, about: MeterSubject, account: Account) -> Subject:

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
+import pytest
+
 from aruntime.cgroups.driver import Cgroup
 from aruntime.cgroups.v1 import V1Driver
 from aruntime.metering.meter import Meter
@@ -115,7 +117,10 @@ async def test_gap_is_flagged(counters: Counters, tmp_path: Path) -> None:
         assert meter.health.anomalies["gap"] == 1
 
 
-async def test_lost_cgroup_ends_with_the_last_commit(counters: Counters, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_known_gone", [True, False])
+async def test_lost_cgroup_ends_with_the_last_commit(
+    counters: Counters, tmp_path: Path, is_known_gone: bool
+) -> None:
     """A container whose cgroup vanished while no daemon lived keeps what was committed (R9)."""
     async with metering(counters, tmp_path) as meter:
         await start(meter, counters, "a")
@@ -123,6 +128,8 @@ async def test_lost_cgroup_ends_with_the_last_commit(counters: Counters, tmp_pat
     subject = about(counters, "a", new=False)
     counters.use("a", cpu_ns=55)
     counters.remove("a")
+    if is_known_gone:
+        subject = MeterSubject(id="a", name="a", tenant="acme")
     async with metering(counters, tmp_path) as meter:
         await meter.resume_registration(subject, "running")
         final = await meter.final("a", exit_code=None)
