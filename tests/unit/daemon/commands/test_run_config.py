@@ -75,7 +75,7 @@ def request(**more: Any) -> Request:
         "container_id": ID,
         "name": "box",
         "created_ns": 7,
-        "cwd": "/work/dir",
+        "cwd": "/home/me/dir",
         "env": {"HOME": "/home/me", "USER": "me"},
         "files": FILES,
         "host_name": "thishost",
@@ -229,7 +229,7 @@ def test_mounts_have_their_sources_found() -> None:
         "-v ./here:/a -v data:/data -v /anon --mount type=bind,src=/x,dst=/b --tmpfs /t app"
     )
     assert [(mount.type, mount.source, mount.target) for mount in config.mounts] == [
-        ("bind", "/work/dir/here", "/a"),
+        ("bind", "/home/me/dir/here", "/a"),
         ("volume", "data", "/data"),
         ("volume", "anonymous1", "/anon"),
         ("bind", "/x", "/b"),
