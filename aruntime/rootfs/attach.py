@@ -96,9 +96,10 @@ def _present_mode(tree: Tree, destination: str) -> Parameters:
         fd = resolve.open_in_root(tree.root, destination)
     except FileNotFoundError:
         return []
-    mode = stat.S_IMODE(os.fstat(fd).st_mode)
-    os.close(fd)
-    return [["mode", f"{mode:o}"]]
+    try:
+        return [["mode", f"{stat.S_IMODE(os.fstat(fd).st_mode):o}"]]
+    finally:
+        os.close(fd)
 
 
 def _copy_up(tree: Tree, destination: str, mount_fd: int) -> None:
@@ -217,10 +218,13 @@ def open_null() -> int:
         OSError: ENODEV when /dev/null is something else.
     """
     fd = os.open("/dev/null", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    status = os.fstat(fd)
-    if not stat.S_ISCHR(status.st_mode) or status.st_rdev != NULL_DEVICE:
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISCHR(status.st_mode) or status.st_rdev != NULL_DEVICE:
+            raise OSError(errno.ENODEV, "the host's /dev/null is no null device", "/dev/null")
+    except OSError:
         os.close(fd)
-        raise OSError(errno.ENODEV, "the host's /dev/null is no null device", "/dev/null")
+        raise
     return fd
 
 

@@ -61,7 +61,8 @@ def open_or_make(root_fd: int, path: str, *, directory: bool, resolve: int = IN_
     except FileNotFoundError:
         pass
     try:
-        return _make(root_fd, path, directory, resolve)
+        fd = _make_last(root_fd, path, directory, resolve)
+        return _make(root_fd, path, directory, resolve) if fd < 0 else fd
     except OSError as error:
         error.filename = path
         raise
@@ -77,6 +78,27 @@ def open_parent(root_fd: int, path: str, *, resolve: int = IN_ROOT) -> tuple[int
     if name in ("", ".", ".."):
         raise OSError(errno.EINVAL, "the path names no file", path)
     return open_or_make(root_fd, parent or "/", directory=True, resolve=resolve), name
+
+
+def _make_last(root_fd: int, path: str, directory: bool, resolve: int) -> int:
+    """Make a path of which only the last component is missing, -1 if that is not so.
+
+    The common case (/dev/pts in a new tmpfs), in half the system calls.
+    """
+    parent, _, name = path.rstrip("/").rpartition("/")
+    if name in ("", ".", ".."):
+        return -1
+    try:
+        parent_fd = open_in_root(root_fd, parent, os.O_PATH | os.O_DIRECTORY, resolve)
+    except FileNotFoundError:
+        return -1
+    try:
+        _make_in(parent_fd, name, directory)
+        return open_in_root(parent_fd, name, resolve=STRICT)
+    except FileExistsError:
+        return -1  # a dangling link
+    finally:
+        os.close(parent_fd)
 
 
 def _make(root_fd: int, path: str, directory: bool, resolve: int) -> int:
@@ -124,12 +146,17 @@ def _make_one(root_fd: int, parents: list[str], name: str, directory: bool) -> N
     flags = os.O_PATH | os.O_DIRECTORY
     parent_fd = open_in_root(root_fd, "/".join(parents), flags, STRICT)
     try:
-        if directory:
-            os.mkdir(name, DIRECTORY_MODE, dir_fd=parent_fd)
-        else:
-            made = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC
-            os.close(os.open(name, made, FILE_MODE, dir_fd=parent_fd))
+        _make_in(parent_fd, name, directory)
     except FileExistsError:
         pass  # somebody else made it meanwhile: what it is shows when it is opened
     finally:
         os.close(parent_fd)
+
+
+def _make_in(parent_fd: int, name: str, directory: bool) -> None:
+    """Make a directory or an empty file below a descriptor."""
+    if directory:
+        os.mkdir(name, DIRECTORY_MODE, dir_fd=parent_fd)
+    else:
+        flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC
+        os.close(os.open(name, flags, FILE_MODE, dir_fd=parent_fd))
