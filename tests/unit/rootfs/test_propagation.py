@@ -22,7 +22,8 @@ HOST = [
 
 @pytest.mark.parametrize(
     ("path", "mount_id"),
-    [("/", 1), ("/etc", 1), ("/srv", 2), ("/srv/x", 2), ("/srvx", 1), ("/srv/low/y", 3), ("/top", 5)],
+    [("/", 1), ("/etc", 1), ("/srv", 2), ("/srv/x", 2), ("/srvx", 1), ("/srv/low/y", 3),
+     ("/top", 5)],
 )  # fmt: skip
 def test_mount_of_a_path(path: str, mount_id: int) -> None:
     """The longest mount point counts, and of stacked mounts the upper one."""
