@@ -10,9 +10,11 @@ Standard library, and zstandard once a zstd stream comes.
 from __future__ import annotations
 
 import bz2
+import errno
 import hashlib
 import lzma
 import os
+import select
 import zlib
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -20,6 +22,7 @@ from typing import NamedTuple, Protocol
 from aruntime.errors import InvalidArchive
 
 CHUNK = 1 << 20
+ALIVE_MILLISECONDS = 500
 ZSTD_CHUNK = 1 << 12
 """zstandard cannot bound what one call returns: a block of 128 KiB may take four bytes, so this
 much input makes 128 MiB at the worst."""
@@ -55,6 +58,8 @@ class Input:
 
     def __init__(self, fd: int, alive: Callable[[], None] = lambda: None) -> None:
         self._fd = fd
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
         self._copy_fd = -1
         self._alive = alive
         self._hash = hashlib.sha256()
@@ -90,10 +95,14 @@ class Input:
 
     def _read_some(self, count: int) -> bytes:
         self._alive()
+        # A pipe may have nothing to say for hours; whether anybody still waits is asked meanwhile.
+        while not self._poll.poll(ALIVE_MILLISECONDS):
+            self._alive()
         try:
             piece = os.read(self._fd, count)
         except OSError as error:
-            raise InvalidArchive(f"the archive cannot be read: {error.strerror}") from error
+            reason = os.strerror(error.errno or errno.EIO).lower()
+            raise InvalidArchive(f"the archive cannot be read: {reason}") from error
         self.size += len(piece)
         self._hash.update(piece)
         if self._copy_fd >= 0:
@@ -286,7 +295,9 @@ class Plain:
 
     @property
     def digest(self) -> str:
-        """``sha256:…`` of the plain bytes so far; at the end, the diff id."""
+        """``sha256:…`` of the plain bytes; only at the end, where it is the diff id."""
+        if self.kind == PLAIN:
+            return self._source.digest  # the same bytes: digested once is enough
         return f"sha256:{self._hash.hexdigest()}"
 
     def read(self, count: int = CHUNK) -> bytes:
@@ -294,7 +305,8 @@ class Plain:
         piece = self._read(count)
         self.size += len(piece)
         self._check_limits()
-        self._hash.update(piece)
+        if self.kind != PLAIN:
+            self._hash.update(piece)
         if self._copy_fd >= 0:
             write_all(self._copy_fd, piece)
         return piece

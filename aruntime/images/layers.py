@@ -100,7 +100,7 @@ def explained(error: OSError, entry: Entry | None, directory: str) -> AruntimeEr
             f"the disk of {directory} is full, no space or no inodes left for {what};"
             " free some, with 'aruntime rmi' for instance, and try again"
         )
-    reason = error.strerror or str(error)
+    reason = os.strerror(error.errno).lower() if error.errno else str(error)
     if error.errno in HOST_ERRNOS:
         return Unavailable(f"cannot unpack {what} into {directory}: {reason}")
     return InvalidArchive(f"cannot unpack {what}: {reason}")

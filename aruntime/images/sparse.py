@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from aruntime.images import fields
+
 BLOCK = 512
 EXTENTS = 1_000_000
 """Most extents of one file."""
@@ -36,25 +38,16 @@ def old_gnu(block: bytes, take: Callable[[int], bytes]) -> Map:
         extents += _pairs(more[:504])
         extended = more[504]
         _check_count(len(extents))
-    return Map(extents, _field(block[483:495]))
+    return Map(extents, fields.number(block[483:495]))
 
 
-def _pairs(fields: bytes) -> list[tuple[int, int]]:
+def _pairs(block: bytes) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
-    for at in range(0, len(fields) - 23, 24):
-        if not fields[at]:
+    for at in range(0, len(block) - 23, 24):
+        if not block[at]:
             break
-        found.append((_field(fields[at : at + 12]), _field(fields[at + 12 : at + 24])))
+        found.append((fields.number(block[at : at + 12]), fields.number(block[at + 12 : at + 24])))
     return found
-
-
-def _field(field: bytes) -> int:
-    if field[0] & 0x80:
-        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
-    digits = field.split(b"\0", 1)[0].strip(b" ")
-    if not digits.isdigit():
-        raise ValueError(f"{field!r} is not a number")
-    return int(digits, 8)
 
 
 def pax(records: dict[str, bytes], take_block: Callable[[], bytes]) -> Map | None:
@@ -67,12 +60,14 @@ def pax(records: dict[str, bytes], take_block: Callable[[], bytes]) -> Map | Non
     if "GNU.sparse.major" in records:
         if (records["GNU.sparse.major"], records.get("GNU.sparse.minor")) != (b"1", b"0"):
             raise ValueError("a sparse format newer than 1.0")
-        return Map(_leading_map(take_block), _number(records.get("GNU.sparse.realsize", b"")))
+        return Map(
+            _leading_map(take_block), fields.decimal(records.get("GNU.sparse.realsize", b""))
+        )
     if "GNU.sparse.map" in records:
-        numbers = [_number(text) for text in records["GNU.sparse.map"].split(b",")]
+        numbers = [fields.decimal(text) for text in records["GNU.sparse.map"].split(b",")]
         if len(numbers) % 2:
             raise ValueError("a sparse map of odd length")
-        real_size = _number(records.get("GNU.sparse.size", b""))
+        real_size = fields.decimal(records.get("GNU.sparse.size", b""))
         return Map(list(zip(numbers[::2], numbers[1::2], strict=True)), real_size)
     return None
 
@@ -88,19 +83,13 @@ def _leading_map(take_block: Callable[[], bytes]) -> list[tuple[int, int]]:
             lines += head.split(b"\n")
             text = rest
         if lines and wanted == 1:
-            count = _number(lines[0])
+            count = fields.decimal(lines[0])
             _check_count(count)
             wanted = 1 + 2 * count
         if len(lines) < wanted:
             text += take_block()
-    numbers = [_number(line) for line in lines[1:wanted]]
+    numbers = [fields.decimal(line) for line in lines[1:wanted]]
     return list(zip(numbers[::2], numbers[1::2], strict=True))
-
-
-def _number(text: bytes) -> int:
-    if not text.isdigit() or len(text) > 20:
-        raise ValueError(f"{text[:40]!r} in a sparse map is not a number")
-    return int(text)
 
 
 def _check_count(count: int) -> None:
@@ -118,10 +107,10 @@ def check(found: Map, content: int) -> None:
     _check_count(len(found.extents))
     end = 0
     for offset, length in found.extents:
-        if offset < end or offset + length > found.real_size:
+        if length < 0 or offset < end or offset + length > found.real_size:
             raise ValueError("sparse extents overlap or lie outside the file")
         end = offset + length
     if found.real_size > FILE_BYTES:
-        raise ValueError("a sparse file too large")
+        raise ValueError("a sparse file is too large")
     if sum(length for _, length in found.extents) != content:
         raise ValueError("the sparse map does not add up to the content")

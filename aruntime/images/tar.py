@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from aruntime.errors import InvalidArchive
-from aruntime.images import sparse
+from aruntime.images import fields, sparse
 
 BLOCK = 512
 CHUNK = 1 << 20
@@ -24,7 +24,6 @@ HEADER_BYTES = 1 << 20
 """Longest extended header or long name (Go's archive/tar has the same limit)."""
 ID_LIMIT = (1 << 32) - 1
 """chown(2) takes this number for "leave as it is"."""
-TIME_LIMIT = (1 << 62) // 1_000_000_000
 ZERO_BLOCK = bytes(BLOCK)
 
 REGULAR, HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = b"0123456"
@@ -202,7 +201,7 @@ class Reader:
 
     def _parse_pax(self, content: bytes, records: dict[str, bytes]) -> None:
         try:
-            parse_pax(content, records)
+            fields.parse_pax(content, records)
         except ValueError as error:
             raise InvalidArchive(
                 f"a pax header after {shown(self._name)} is malformed: {error}"
@@ -257,7 +256,7 @@ class Reader:
 def _fields(block: bytes, kind: int, size: int, name: bytes, pax: dict[str, bytes]) -> Entry:
     """Read the fields of a header, those of the pax records first. Raises ValueError."""
     if "size" in pax:
-        size = _decimal(pax["size"])
+        size = fields.decimal(pax["size"])
     if kind in _HEADER_ONLY:
         size = 0
     device = kind in (CHARACTER, BLOCK_DEVICE)
@@ -271,7 +270,9 @@ def _fields(block: bytes, kind: int, size: int, name: bytes, pax: dict[str, byte
         uid=_owner(pax.get("uid"), block, 108),
         gid=_owner(pax.get("gid"), block, 116),
         size=size,
-        mtime_ns=_pax_time(pax["mtime"]) if "mtime" in pax else _clamped(_signed(block, 136, 148)),
+        mtime_ns=fields.time_ns(pax["mtime"])
+        if "mtime" in pax
+        else fields.seconds_ns(fields.number(block[136:148])),
         linkname=linkname,
         major=_number(block, 329, 337) if device else 0,
         minor=_number(block, 337, 345) if device else 0,
@@ -292,7 +293,7 @@ def _block_name(block: bytes) -> bytes:
 def _check_sum(block: bytes, after: bytes) -> None:
     """Check a header's sum, unsigned as POSIX says or signed as some old tars wrote it."""
     try:
-        stored = _octal(block[148:156])
+        stored = fields.number(block[148:156])
     except ValueError:
         stored = -1
     plain = sum(block) - sum(block[148:156]) + 8 * 32
@@ -307,97 +308,23 @@ def _check_sum(block: bytes, after: bytes) -> None:
         )
 
 
-def _octal(field: bytes) -> int:
-    digits = field.split(b"\0", 1)[0].strip(b" ")
-    if not digits:
-        return 0
-    if not digits.isdigit():
-        raise ValueError(f"{field!r} is not a number")
-    return int(digits, 8)
-
-
-def _signed(block: bytes, start: int, end: int) -> int:
-    """Read a numeric field: octal, or base 256 when the top bit is set."""
-    if block[start] & 0x80:
-        number = int.from_bytes(block[start:end], "big", signed=True)
-        if block[start] == 0x80 or not block[start] & 0x40:
-            # A positive number: the marker bit is not part of it.
-            number = int.from_bytes(bytes([block[start] & 0x7F]) + block[start + 1 : end], "big")
-        return number
-    return _octal(block[start:end])
-
-
 def _number(block: bytes, start: int, end: int) -> int:
     try:
-        number = _signed(block, start, end)
+        found = fields.number(block[start:end])
     except ValueError as error:
         raise InvalidArchive(
             f"the header of {shown(_block_name(block))} is malformed: {error}"
         ) from None
-    if number < 0:
+    if found < 0:
         raise InvalidArchive(f"the header of {shown(_block_name(block))} has a negative number")
-    return number
+    return found
 
 
 def _owner(pax: bytes | None, block: bytes, start: int) -> int:
-    number = _decimal(pax) if pax is not None else _number(block, start, start + 8)
+    number = fields.decimal(pax) if pax is not None else _number(block, start, start + 8)
     if number >= ID_LIMIT:
         raise ValueError(f"{number} is no user or group id")
     return number
-
-
-def _decimal(text: bytes) -> int:
-    if not text.isdigit() or len(text) > 20:
-        raise ValueError(f"{text[:40]!r} is not a number")
-    return int(text)
-
-
-def _pax_time(text: bytes) -> int:
-    """Read a pax time, decimal seconds with a fraction, as nanoseconds."""
-    negative = text.startswith(b"-")
-    whole, _, fraction = text.removeprefix(b"-").partition(b".")
-    if not whole.isdigit() or (fraction and not fraction.isdigit()) or len(whole) > 20:
-        raise ValueError(f"{text[:40]!r} is not a time")
-    fraction_ns = int(fraction[:9].ljust(9, b"0"))
-    seconds = min(int(whole), TIME_LIMIT)
-    total = seconds * 1_000_000_000 + fraction_ns
-    return -total if negative else total
-
-
-def _clamped(seconds: int) -> int:
-    return max(-TIME_LIMIT, min(TIME_LIMIT, seconds)) * 1_000_000_000
-
-
-def parse_pax(content: bytes, records: dict[str, bytes]) -> None:
-    """Parse the records of a pax header, ``"%d %s=%s\\n"`` each, into a dict.
-
-    A record with an empty value takes an earlier or global one away. Of the sparse format 0.0,
-    whose keys repeat, the values are joined as format 0.1 writes them.
-
-    Raises:
-        ValueError: a record is malformed.
-    """
-    at = 0
-    extents: list[bytes] = []
-    while at < len(content):
-        space = content.find(b" ", at, at + 20)
-        length = _decimal(content[at:space]) if space > 0 else 0
-        record = content[space + 1 : at + length]
-        if length < 5 or at + length > len(content) or not record.endswith(b"\n"):
-            raise ValueError("a record's length is wrong")
-        raw_key, equals, value = record[:-1].partition(b"=")
-        if not equals or not raw_key:
-            raise ValueError("a record is not key=value")
-        key = raw_key.decode("utf-8", "surrogateescape")
-        if key in ("GNU.sparse.offset", "GNU.sparse.numbytes"):
-            extents.append(value)
-        elif value:
-            records[key] = value
-        else:
-            records.pop(key, None)
-        at += length
-    if extents:
-        records["GNU.sparse.map"] = b",".join(extents)
 
 
 def _xattrs(pax: dict[str, bytes]) -> dict[bytes, bytes]:

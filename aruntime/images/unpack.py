@@ -30,13 +30,26 @@ from aruntime.images import archive, layers, staging
 from aruntime.images.compression import Limits
 from aruntime.images.platform import Platform
 from aruntime.images.staging import Site
-from aruntime.kernel import storage
+from aruntime.kernel import capabilities, process, storage
+
+NEEDED = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_MKNOD",
+    "CAP_SETFCAP",
+    "CAP_SYS_ADMIN",  # trusted.overlay.opaque
+)
+"""What making other people's files takes; everything else is given up first."""
 
 
 def main(request_text: str) -> None:
     """Do what the request says and print the answer."""
     request = json.loads(request_text)
     os.umask(0)
+    give_up_privileges()
     try:
         answer: dict[str, Any] = {"result": answer_to(request)}
     except AruntimeError as error:
@@ -45,6 +58,14 @@ def main(request_text: str) -> None:
         answer = failure(layers.explained(error, None, request["store"]))
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
+
+
+def give_up_privileges() -> None:
+    """Keep only the capabilities that unpacking needs, of those this process has."""
+    process.set_no_new_privs()
+    mask = sum(1 << capabilities.NUMBERS[name] for name in NEEDED)
+    kept = capabilities.capget()[1] & mask
+    capabilities.capset(kept, kept, 0)
 
 
 def failure(error: AruntimeError) -> dict[str, Any]:

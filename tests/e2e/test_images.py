@@ -64,7 +64,7 @@ FAILURES = [
     (["import", "-c", "RUN x", "-"], "RUN is not a valid change"),
     (["import", "-", "x"], "cannot import standard input: the input is not a tar archive"),
     (["load", "-i", "/etc/passwd"], "cannot load /etc/passwd: the input is not a tar archive"),
-    (["load", "-i", "/etc"], "cannot load /etc: the archive cannot be read: Is a directory"),
+    (["load", "-i", "/etc"], "cannot load /etc: the archive cannot be read: is a directory"),
     (["load"], "cannot load standard input: the input is not a tar archive"),
     (["images", "-f", "x=y"], "invalid filter 'x'"),
     (["tag", "missing", "x"], "no such image: missing"),

@@ -7,11 +7,12 @@ Files are opened by the client at its own rights; what is in them is unpacked by
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
     from aruntime.daemon.main import Daemon
 
 STDIN = "-"
+PIPE_BYTES = 1 << 20
 FAILED = 1
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def archive_source(session: Session, path: str) -> AsyncIterator[int]:
     """Yield a descriptor of an archive: a file of the client's, or its standard input.
 
@@ -55,6 +57,8 @@ async def archive_source(session: Session, path: str) -> AsyncIterator[int]:
             os.close(fd)
         return
     reading, writing = os.pipe2(os.O_CLOEXEC)
+    with contextlib.suppress(OSError):  # more than one user's share of pipe memory
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_feed, session, writing)
@@ -83,7 +87,7 @@ def limits_of(parsed: Parsed) -> Limits:
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def naming(action: str, path: str) -> Iterator[None]:
     """Say in the error which archive it is that is broken."""
     try:
