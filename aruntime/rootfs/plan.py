@@ -12,13 +12,12 @@ Source: runtime-spec 1.1, config.md "Mounts" and config-linux.md.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aruntime.errors import InvalidSpec
 from aruntime.kernel import mounts
-from aruntime.rootfs import options
+from aruntime.rootfs import options, paths
 from aruntime.spec.mounts import PROC_FILES
 
 Op = list[Any]
@@ -130,11 +129,11 @@ def plan(
         made.inside.append(["files", ["/dev/console"]])
     final: list[Op] = []
     if linux.get("sysctl"):
-        values = {sysctl_path(name): value for name, value in linux["sysctl"].items()}
+        values = {paths.sysctl_path(name): value for name, value in linux["sysctl"].items()}
         final.append(["sysctls", values])
     for name, field in (("mask", "maskedPaths"), ("readonly", "readonlyPaths")):
         if linux.get(field):
-            final.append([name, [_absolute(path, f"linux.{field}") for path in linux[field]]])
+            final.append([name, [paths.absolute(path, f"linux.{field}") for path in linux[field]]])
     final.append(["pivot"])
     propagation = ROOT_PROPAGATIONS.get(linux.get("rootfsPropagation") or "")
     if propagation:
@@ -172,7 +171,7 @@ def _root_ops(
         flags = ["volatile"] if volatile else []
         ops.append(["overlay", staging, list(lower), upper, work, flags])
     else:
-        path = _from_bundle((spec.get("root") or {}).get("path") or "", bundle, "root.path")
+        path = paths.from_bundle((spec.get("root") or {}).get("path") or "", bundle, "root.path")
         slave = "slave" in ((spec.get("linux") or {}).get("rootfsPropagation") or "")
         # Never shared with the host: each mount made inside would appear there.
         kind = mounts.MS_SLAVE if slave else mounts.MS_PRIVATE
@@ -194,7 +193,7 @@ def _add_mount(
     unified: str | None,
     bundle: str,
 ) -> None:
-    destination = normal_path(mount.get("destination") or "")
+    destination = paths.normal_path(mount.get("destination") or "")
     parsed = options.parse(list(mount.get("options") or ()))
     fstype = str(mount.get("type") or "")
     if not parsed.bind and fstype in ("cgroup", "cgroup2"):
@@ -210,7 +209,7 @@ def _add_mount(
             return
         source, recursive = host_path, True
     else:
-        source = _from_bundle(str(mount.get("source") or ""), bundle, "source")
+        source = paths.from_bundle(str(mount.get("source") or ""), bundle, "source")
         recursive = parsed.bind_recursive
     _add_source(made, key, source, recursive, parsed, mount)
     made.inside.append(["bind", destination, key, in_proc])
@@ -278,11 +277,11 @@ def _add_cgroups(
         made.add_source(unified, key, False, [], attributes, None)
         made.inside.append(["bind", destination, key, False])
         return
-    directories = [[cgroup_directory(names), path] for names, path in cgroups]
+    directories = [[paths.cgroup_directory(names), path] for names, path in cgroups]
     if unified is not None:
         directories.append(["unified", unified])
     links = [
-        [controller, cgroup_directory(names)]
+        [controller, paths.cgroup_directory(names)]
         for names, _ in cgroups
         for controller in names
         if len(names) > 1 and "=" not in controller
@@ -294,28 +293,16 @@ def _add_cgroups(
         made.inside.append(["cgroups", destination, attributes, directories, links])
 
 
-def cgroup_directory(controllers: Sequence[str]) -> str:
-    """Return where hosts mount a v1 hierarchy below /sys/fs/cgroup: ``cpu,cpuacct``, ``systemd``.
-
-    Raises:
-        InvalidSpec: the name cannot be that of a directory.
-    """
-    name = ",".join(controllers).removeprefix("name=")
-    if not name or "/" in name or name in (".", ".."):
-        raise InvalidSpec(f"cgroup hierarchy {name!r} has no usable name")
-    return name
-
-
 def _add_devices(made: _Plan, spec: Mapping[str, Any], staging: str) -> None:
     """Add device nodes and the links of /dev, unless the host's /dev is bound there."""
-    covered = {normal_path(mount["destination"]) for mount in spec.get("mounts") or ()}
+    covered = {paths.normal_path(mount["destination"]) for mount in spec.get("mounts") or ()}
     if any(op[0] == "bind" and op[1] == "/dev" for op in made.inside):
         return
     nodes: dict[str, Op] = {
         path: [path, "c", major, minor, DEVICE_MODE, 0, 0] for path, major, minor in DEFAULT_DEVICES
     }
     for device in (spec.get("linux") or {}).get("devices") or ():
-        path = normal_path(device["path"])
+        path = paths.normal_path(device["path"])
         mode = DEVICE_MODE if device.get("fileMode") is None else device["fileMode"] & 0o7777
         numbers = (device.get("major") or 0, device.get("minor") or 0)
         ids = (device.get("uid") or 0, device.get("gid") or 0)
@@ -336,22 +323,6 @@ def _bind_devices(made: _Plan, nodes: Sequence[Op], staging: str) -> None:
         entries.append([f"device {index}", [*node[:5], *ids]])
         made.inside.append(["bind", node[0], f"device {index}", False])
     made.before.append(["nodes", staging, entries])
-
-
-def sysctl_path(name: str) -> str:
-    """Return the file below /proc/sys; the first separator decides, as in sysctl(8).
-
-    ``net.ipv4.conf.eth0/100.forwarding`` and ``net/ipv4/conf/eth0.100/forwarding`` are the same.
-
-    Raises:
-        InvalidSpec: it is no name of a parameter.
-    """
-    dot, slash = name.find("."), name.find("/")
-    by_slash = slash >= 0 and (dot < 0 or slash < dot)
-    path = name if by_slash else name.translate(str.maketrans("./", "/."))
-    if any(part in ("", ".", "..") for part in path.split("/")) or "\0" in path:
-        raise InvalidSpec(f"linux.sysctl: {name!r} is no kernel parameter")
-    return path
 
 
 def _rows(mappings: Sequence[Mapping[str, int]] | None, field: str) -> list[Row]:
@@ -376,31 +347,3 @@ def _host_id(inside: int, rows: Sequence[Row]) -> int:
             if first <= wanted < first + count:
                 return outside + wanted - first
     raise InvalidSpec("linux.uidMappings: id 0 is not mapped")
-
-
-def normal_path(path: str) -> str:
-    """Return a path inside the container in normal form.
-
-    Raises:
-        InvalidSpec: it is empty or the root itself.
-    """
-    normal = posixpath.normpath(f"/{path}")
-    # POSIX lets exactly two leading slashes stand.
-    normal = f"/{normal.lstrip('/')}"
-    if normal == "/" or "\0" in normal:
-        raise InvalidSpec(f"destination {path!r} is no path below the root")
-    return normal
-
-
-def _absolute(path: str, field: str) -> str:
-    if not path.startswith("/"):
-        raise InvalidSpec(f"{field}: {path!r} is not an absolute path")
-    return path
-
-
-def _from_bundle(path: str, bundle: str, field: str) -> str:
-    """Return a path of the host; a relative one starts from the bundle."""
-    joined = posixpath.join(bundle, path) if path else ""
-    if not joined.startswith("/"):
-        raise InvalidSpec(f"{field} {path!r} is no absolute path")
-    return joined

@@ -259,30 +259,6 @@ def test_mount_without_a_type(kind: str) -> None:
     assert only(make(spec(entry("/x", kind, "/x", "bind"))), "bind")
 
 
-@pytest.mark.parametrize(
-    ("name", "path"),
-    [
-        ("net.ipv4.ip_forward", "net/ipv4/ip_forward"),
-        ("net/ipv4/ip_forward", "net/ipv4/ip_forward"),
-        ("net.ipv4.conf.eth0/100.forwarding", "net/ipv4/conf/eth0.100/forwarding"),
-        ("net/ipv4/conf/eth0.100/forwarding", "net/ipv4/conf/eth0.100/forwarding"),
-        ("kernel", "kernel"),
-    ],
-)
-def test_sysctl_path(name: str, path: str) -> None:
-    """Dots and slashes change places when a dot comes first, as sysctl(8) has it."""
-    assert plan.sysctl_path(name) == path
-
-
-@pytest.mark.parametrize(
-    "name", ["", "net..x", ".net", "net/../../sys/x", "net.x.", "a\0b", "../x"]
-)
-def test_hostile_sysctl(name: str) -> None:
-    """Nothing outside of /proc/sys can be named."""
-    with pytest.raises(InvalidSpec, match="no kernel parameter"):
-        plan.sysctl_path(name)
-
-
 @pytest.mark.parametrize("field", ["maskedPaths", "readonlyPaths"])
 def test_relative_protected_path(field: str) -> None:
     """Masked and read-only paths are absolute."""
