@@ -112,7 +112,12 @@ def footprint(*, tables: bool) -> dict[str, set[str]]:
     if not os.environ.get("CI"):
         for kind, names in shared.items():
             shared[kind] = {name for name in names if any(own in name for own in OWN_NAMES)}
-    return {**shared, "children": {str(pid) for pid in children()}, "cgroups": own_cgroups()}
+    return {
+        **shared,
+        "children": {str(pid) for pid in children()},
+        "cgroups": own_cgroups(),
+        "descriptors": {f"{fd} {target}" for fd, target in descriptors().items()},
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -120,20 +125,19 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves children, descriptors, mounts, links, cgroups or tables behind."""
     real = any(request.node.get_closest_marker(name) for name in ("kernel", "e2e"))
     before = footprint(tables=real)
-    fds_before = descriptors()
 
     yield
 
-    gc.collect()
-    left = [
-        f"{kind}: {sorted(now - before[kind])}"
-        for kind, now in footprint(tables=real).items()
-        if now - before[kind]
-    ]
-    new_fds = {fd: target for fd, target in descriptors().items() if fd not in fds_before}
-    if new_fds:
-        left.append(f"descriptors: {new_fds}")
-    assert not left, f"left behind: {'; '.join(left)}"
+    left = difference(before, footprint(tables=real))
+    if left:
+        gc.collect()  # slow, so only now: what waits for the collector is not left behind
+        left = difference(before, footprint(tables=real))
+    assert not left, f"left behind: {left}"
+
+
+def difference(before: dict[str, set[str]], after: dict[str, set[str]]) -> dict[str, list[str]]:
+    """Return what is there after and was not before, by kind."""
+    return {kind: sorted(now - before[kind]) for kind, now in after.items() if now - before[kind]}
 
 
 @pytest.fixture(scope="session")

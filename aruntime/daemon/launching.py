@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +16,8 @@ import structlog
 from aruntime.cgroups.driver import Cgroup
 from aruntime.container import launch
 from aruntime.daemon import bundle
+from aruntime.daemon.commands.run_env import merge_env
+from aruntime.daemon.commands.run_values import parse_signal
 from aruntime.errors import InvalidParameter
 from aruntime.kernel import capabilities
 from aruntime.network import without_network
@@ -34,6 +35,8 @@ class ExecRequest(msgspec.Struct, kw_only=True):
 
     args: list[str]
     env: list[str] = []
+    """``NAME=value``; a NAME alone takes the caller's value, or is removed."""
+    caller_env: dict[str, str] = {}
     working_dir: str = ""
     user: str = ""
     privileged: bool = False
@@ -57,19 +60,15 @@ class Prepared(msgspec.Struct):
 
 
 def signal_number(text: str) -> int:
-    """Return the number of a signal given as ``9``, ``KILL`` or ``SIGKILL``, also ``RTMIN+3``.
+    """Return the number of a signal as users write it (see ``parse_signal``).
 
     Raises:
         InvalidParameter: there is no such signal.
     """
-    name = text.upper().removeprefix("SIG")
-    base, plus, offset = name.partition("+")
-    with contextlib.suppress(ValueError, KeyError):
-        number = int(name) if name.isdigit() else int(signal.Signals[f"SIG{base}"])
-        number += int(offset) if plus else 0
-        if 1 <= number <= signal.SIGRTMAX:
-            return number
-    raise InvalidParameter(f"invalid signal: {text}")
+    try:
+        return parse_signal(text)
+    except ValueError as error:
+        raise InvalidParameter(str(error)) from None
 
 
 def prepare(parts: Parts, container: Container) -> Prepared:
@@ -144,14 +143,13 @@ def prepare_exec(parts: Parts, container: Container, request: ExecRequest) -> in
 def exec_process(container: Container, made: bundle.Bundle, request: ExecRequest) -> dict[str, Any]:
     """Return the OCI process of an exec: the container's own with what was asked over it."""
     own = made.spec["process"]
-    env = {name: value for name, _, value in (item.partition("=") for item in own["env"])}
-    if request.tty:
-        env.setdefault("TERM", "xterm")
-    env |= dict(item.split("=", 1) for item in request.env)
+    env = own["env"]
+    if request.tty and not any(item.startswith("TERM=") for item in env):
+        env = [*env, "TERM=xterm"]
     process = {
         **own,
         "args": request.args,
-        "env": [f"{name}={value}" for name, value in env.items()],
+        "env": merge_env(env, request.env, request.caller_env),
         "cwd": request.working_dir or container.config.working_dir or "/",
         "terminal": request.tty,
     }

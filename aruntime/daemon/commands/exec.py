@@ -10,7 +10,7 @@ import trio
 from aruntime.daemon import execs, launching
 from aruntime.daemon.attach import attached, parse_detach_keys
 from aruntime.daemon.commands.flags import Command, Flag, Parsed
-from aruntime.daemon.commands.run import DETACH_KEYS
+from aruntime.daemon.commands.run import DETACH_KEYS, require_terminal
 from aruntime.daemon.commands.run_flags import read_env_files
 from aruntime.daemon.record import Exec, set_window_size
 from aruntime.daemon.session import Session
@@ -26,9 +26,12 @@ async def run_exec(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     env = [*await read_env_files(session, parsed.strings("env-file")), *parsed.strings("env")]
     attach = not parsed.boolean("detach")
     tty = parsed.boolean("tty")
+    if attach and tty and parsed.boolean("interactive"):
+        require_terminal(session)
     request = launching.ExecRequest(
         args=parsed.args[1:],
-        env=[item if "=" in item else f"{item}={session.env.get(item, '')}" for item in env],
+        env=env,
+        caller_env=session.env,
         working_dir=parsed.string("workdir"),
         user=parsed.string("user"),
         privileged=parsed.boolean("privileged"),

@@ -30,8 +30,11 @@ UNKNOWN_CODE = 125
 async def run_run(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     """Create a container, start it and, without -d, stay attached to its end."""
     daemon.parts.expect_start()
+    attach = not parsed.boolean("detach")
+    if attach and parsed.boolean("tty") and parsed.boolean("interactive"):
+        require_terminal(session)
     container = await create_container(session, parsed, daemon)
-    if parsed.boolean("detach"):
+    if not attach:
         await start_or_discard(daemon, container)
         await session.out(f"{container.id}\n")
         return 0
@@ -52,6 +55,22 @@ async def run_run(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     if code is not None and container.config.auto_remove:
         await container.removed.wait()
     return 0 if code is None else code
+
+
+def require_terminal(session: Session) -> None:
+    """Refuse ``-it`` from a pipe or file, as docker does.
+
+    Raises:
+        NotATerminal: the client's stdin is no terminal.
+    """
+    if not session.stdin_tty:
+        raise NotATerminal("the input device is not a TTY; leave out -t, or run it in a terminal")
+
+
+class NotATerminal(InvalidParameter):
+    """A terminal was asked for and there is none (docker exits with 1)."""
+
+    EXIT_CODE = 1
 
 
 async def run_create(session: Session, parsed: Parsed, daemon: Daemon) -> int:
