@@ -96,6 +96,7 @@ class Container:
         woken: ends the back-off before a restart.
         removing: a removal has begun.
         supervised: None without a task; set when the task lets go.
+        launching: None unless a launch is under way; set when it has succeeded or failed.
         console_size: rows and columns of the terminal that starts the next run, or zeros.
     """
 
@@ -116,6 +117,7 @@ class Container:
         self.stop_requested = False
         self.removing = False
         self.supervised: trio.Event | None = None
+        self.launching: trio.Event | None = None
         self.held_by_shim = False
         self.attached = 0
         self.address = ""
@@ -136,6 +138,17 @@ class Container:
     def is_running(self) -> bool:
         """Whether its init lives (paused or not)."""
         return self.pidfd >= 0
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell the container's pty its size; without one nothing happens."""
+        if self.master_fd >= 0:
+            with contextlib.suppress(OSError):
+                set_window_size(self.master_fd, rows, columns)
+
+    async def wait_launched(self) -> None:
+        """Wait until no launch is under way: only then it is clear whether it runs."""
+        while self.launching is not None:
+            await self.launching.wait()
 
     @property
     def run_seconds(self) -> float:

@@ -24,7 +24,7 @@ from aruntime.daemon import directories, freezing, health, launching, life
 from aruntime.daemon.commands import names
 from aruntime.daemon.commands.run_limits import merge_resources
 from aruntime.daemon.parts import Parts
-from aruntime.daemon.record import Container, set_window_size
+from aruntime.daemon.record import Container
 from aruntime.errors import (
     AruntimeError,
     Conflict,
@@ -127,25 +127,36 @@ class Supervisor:
 
     async def start(self, container: Container) -> None:
         """Start a container and supervise it from now on; returns once its program runs."""
-        if container.state.status is Status.PAUSED:
-            raise Conflict("cannot start a paused container, try unpause instead")
-        if container.state.status is Status.RESTARTING:
-            container.woken.set()
-            return
-        if container.is_running:
-            return
-        while container.supervised is not None:  # its last run is being wound up
-            await container.supervised.wait()
+        while True:
+            await container.wait_launched()
+            if container.state.status is Status.PAUSED:
+                raise Conflict("cannot start a paused container, try unpause instead")
+            if container.state.status is Status.RESTARTING:
+                container.woken.set()
+                return
+            if container.is_running:
+                return
+            if container.supervised is None:
+                break
+            await container.supervised.wait()  # its last run is being wound up
         if container.removing:
             raise Conflict(f"container {container.short_id} is marked for removal")
         container.supervised = trio.Event()
         try:
-            await life.launch(self._parts, container)
+            await self._launch(container)
         except BaseException:
             self._let_go(container)
             raise
         container.state.stopped_by_user = False
         self.supervise_soon(container)
+
+    async def _launch(self, container: Container) -> None:
+        launching = container.launching = trio.Event()
+        try:
+            await life.launch(self._parts, container)
+        finally:
+            container.launching = None
+            launching.set()
 
     def supervise_soon(self, container: Container) -> None:
         """Give a running container its task."""
@@ -189,7 +200,7 @@ class Supervisor:
                 backoff = min(backoff * 2, BACKOFF_MOST_SECONDS)
                 container.state.restart_count += 1
                 try:
-                    await life.launch(parts, container)
+                    await self._launch(container)
                     break
                 except (AruntimeError, OSError) as error:
                     journal.error("restart failed", error=str(error))
@@ -248,6 +259,7 @@ class Supervisor:
 
         A timeout of -1 waits for ever. Stopping a stopped container does nothing.
         """
+        await container.wait_launched()
         container.stop_requested = True
         container.woken.set()
         if not container.is_running:
@@ -291,6 +303,7 @@ class Supervisor:
         if container.removing:
             await container.removed.wait()
             return
+        await container.wait_launched()
         active = container.is_running or container.state.status is Status.RESTARTING
         if active and not force:
             raise Conflict(
@@ -384,9 +397,3 @@ class Supervisor:
         else:
             await container.exited.wait()
         return container.shown_code
-
-    def resize(self, container: Container, rows: int, columns: int) -> None:
-        """Tell the container's pty its size; without one nothing happens."""
-        if container.master_fd >= 0:
-            with contextlib.suppress(OSError):
-                set_window_size(container.master_fd, rows, columns)

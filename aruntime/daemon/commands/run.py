@@ -165,7 +165,7 @@ async def stay_attached(
                     send_signal=(
                         (lambda number: forward(daemon, container, number)) if sig_proxy else None
                     ),
-                    resize=lambda rows, cols: daemon.supervisor.resize(container, rows, cols),
+                    resize=container.resize,
                     tty=container.config.tty,
                     detach_keys=detach_keys,
                     streams=streams,
