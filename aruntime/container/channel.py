@@ -32,8 +32,8 @@ class Channel:
 
     __slots__ = ("_socket", "step", "warnings")
 
-    def __init__(self, fd: int) -> None:
-        self._socket = _socket.socket(fileno=fd)
+    def __init__(self, sock: _socket.socket) -> None:
+        self._socket = sock
         self.step = messages.STEP_INIT
         self.warnings: list[str] = []
 
@@ -46,7 +46,7 @@ class Channel:
         """Move to the lowest free number: the network's agreed one (250) must stay free."""
         fd = os.dup(self._socket.fileno())
         self._socket.close()
-        self._socket = _socket.socket(fileno=fd)
+        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd)
 
     def close(self) -> None:
         """Close this end; the shim sees end of file when the last copy is gone."""

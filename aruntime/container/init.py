@@ -18,6 +18,7 @@ from aruntime.rootfs import apply
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from typing import Any, NoReturn
 
 STREAMS = ("stdin", "stdout", "stderr")
@@ -32,15 +33,15 @@ CMDLINE = b"aruntime-init"
 """What ps shows inside: until the program is executed, and for good with ``--init``."""
 
 
-def run(payload: dict[str, Any], fds: dict[str, int], channel_fd: int) -> NoReturn:
+def run(payload: dict[str, Any], fds: dict[str, int], sock: _socket.socket) -> NoReturn:
     """Be the child: set the container up, execute its program, or report why not.
 
     Args:
         payload: the decoded launch payload.
         fds: the request's descriptors: stdin, stdout, stderr and those that ``join`` names.
-        channel_fd: this end of the socket pair to the shim.
+        sock: this end of the socket pair to the shim.
     """
-    channel = Channel(channel_fd)
+    channel = Channel(sock)
     try:
         begin(payload, fds, channel)
         if payload["kind"] == messages.EXEC:
@@ -49,7 +50,9 @@ def run(payload: dict[str, Any], fds: dict[str, int], channel_fd: int) -> NoRetu
             set_up_container(payload, fds, channel)
     except BaseException as error:
         channel.fail(error)
-    os._exit(1)
+    finally:
+        # Whatever happens, this copy of the shim must not go on as one.
+        os._exit(1)
 
 
 def begin(payload: dict[str, Any], fds: dict[str, int], channel: Channel) -> None:

@@ -15,17 +15,14 @@ import resource
 import stat
 
 from aruntime.container import identity, messages, reaper, terminal
-from aruntime.kernel import capabilities, process, seccomp
+from aruntime.kernel import capabilities, process, seccomp, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal as _signal
     from collections.abc import Sequence
     from typing import Any
 
     from aruntime.container.channel import Channel
-else:
-    import _signal  # signal itself drags enum in
 
 DEFAULT_UMASK = 0o022
 CWD_MODE = 0o755
@@ -93,7 +90,8 @@ def run(payload: dict[str, Any], channel: Channel, fds: dict[str, int], *, wait:
         if pid:
             stay_as_reaper(program, payload, channel, pid)
     set_rlimits(payload, channel)
-    restore_signals()
+    # Their effects are at the defaults already: whoever forked us has seen to that.
+    signals.unblock_all()
     filter_calls(program, payload, channel)
     channel.step = messages.STEP_EXECVE
     execute(program.path, payload["args"], program.env)
@@ -337,20 +335,6 @@ def filter_calls(program: Program, payload: dict[str, Any], channel: Channel) ->
     if bpf and not early:
         channel.step = messages.STEP_SECCOMP
         seccomp.load_filter(bpf)
-
-
-def restore_signals() -> None:
-    """Give the program every signal at its default and nothing blocked.
-
-    Python ignores SIGPIPE and SIGXFSZ, the shim blocks everything, and whoever started the shim
-    may have ignored more: all of that would survive execve.
-    """
-    for number in range(1, _signal.NSIG):
-        try:
-            _signal.signal(number, _signal.SIG_DFL)
-        except (OSError, ValueError):
-            continue  # SIGKILL, SIGSTOP, and those the C library keeps
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
 def execute(path: str, args: list[str], env: dict[str, str]) -> None:

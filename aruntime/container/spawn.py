@@ -1,7 +1,8 @@
 """The parent's side of a launch: fork init into its first namespaces, keep a line to it.
 
-Used by the shim, which is single-threaded; the caller becomes the parent of what it spawns and
-must reap it. Nothing here waits for the child.
+For a caller that is single-threaded, blocks every signal and has all of them at their default
+effect (:mod:`aruntime.kernel.signals`): the child inherits that and unblocks them at execve. The
+caller becomes the parent and must reap. Nothing here waits for the child.
 """
 
 from __future__ import annotations
@@ -111,5 +112,5 @@ def _clone(
 ) -> tuple[int, int]:
     pid, pidfd = namespaces.clone3(flags)
     if pid == 0:
-        init.run(payload, fds, theirs.detach())
+        init.run(payload, fds, theirs)
     return pid, pidfd

@@ -1,6 +1,6 @@
-"""Signals as a descriptor: signalfd(2). Everything else about signals Python has.
+"""Signals: signalfd(2), and the state in which a program expects them.
 
-Out of scope: which signals are blocked and what they mean.
+Out of scope: what a signal means to whoever reads it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from aruntime.kernel import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from collections.abc import Iterable
+else:
+    import _signal  # signal itself drags enum in
 
 SFD_CLOEXEC = os.O_CLOEXEC
 SFD_NONBLOCK = os.O_NONBLOCK
@@ -48,3 +51,27 @@ def read_signals(fd: int) -> list[int]:
         return []
     step = SIGNALFD_SIGINFO_BYTES
     return [_SIGNO.unpack_from(content, at)[0] for at in range(0, len(content), step)]
+
+
+def block_all() -> None:
+    """Block every signal that can be blocked, in this thread and what it forks."""
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+
+
+def unblock_all() -> None:
+    """Block nothing; what has arrived takes its effect now."""
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def reset_all() -> None:
+    """Set every signal to its default effect.
+
+    Python ignores SIGPIPE and SIGXFSZ, and whoever started this process may have ignored more,
+    SIGCHLD for one (the kernel would then reap in our place). What is ignored stays so over
+    execve.
+    """
+    for number in range(1, _signal.NSIG):
+        try:
+            _signal.signal(number, _signal.SIG_DFL)
+        except (OSError, ValueError):
+            continue  # SIGKILL, SIGSTOP, and those the C library keeps

@@ -193,9 +193,8 @@ def run(run_dir: str, *, stay: bool) -> None:
     """
     os.chdir(run_dir)
     os.umask(0o077)
-    _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
-    # Whoever started us may ignore it, and then the kernel would reap in our place.
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    signals.block_all()
+    signals.reset_all()
     open_standard_streams()
     process.set_dumpable(False)
     Shim(run_dir, stay=stay).run()
