@@ -24,7 +24,7 @@ import trio
 
 from aruntime.container import logfile, store
 from aruntime.container.state import Status
-from aruntime.daemon import execs, life
+from aruntime.daemon import directories, execs, life
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.pump import LogSink
 from aruntime.daemon.record import Container, Exec, Input, Streams
@@ -45,6 +45,7 @@ async def adopt_all(parts: Parts, supervisor: Supervisor, held: list[Reply]) -> 
     Args:
         held: the children that the shim handed over; their descriptors are consumed.
     """
+    await trio.to_thread.run_sync(directories.remove_leftovers, parts)
     loaded, broken = await trio.to_thread.run_sync(
         store.load_all, str(parts.settings.root / "containers")
     )

@@ -18,7 +18,9 @@ from aruntime.container import seccomp, seccomp_filter
 from aruntime.container.config import ContainerConfig
 from aruntime.errors import InvalidParameter
 from aruntime.kernel import capabilities
+from aruntime.kernel.mounts import mountinfo
 from aruntime.network import files as network_files
+from aruntime.rootfs import propagation
 from aruntime.rootfs import volumes as rootfs_volumes
 
 if TYPE_CHECKING:
@@ -130,18 +132,36 @@ def write_etc_files(parts: Parts, container: Container) -> dict[str, str]:
 
 
 def volume_directories(parts: Parts, config: ContainerConfig) -> dict[str, str]:
-    """Make the named volumes a container mounts, fill new ones from the image; name to path."""
-    found: dict[str, str] = {}
+    """Return the directory of each named volume a container mounts; one that is gone is remade.
+
+    Bind sources are checked: what they need may have changed since the container was created.
+
+    Raises:
+        InvalidParameter: a bind source does not exist, or cannot propagate as asked.
+    """
     root = str(parts.settings.root / "volumes")
+    found: dict[str, str] = {}
+    mounts = mountinfo() if any(mount.propagation for mount in config.mounts) else []
     for mount in config.mounts:
         if mount.type == "volume":
-            made = rootfs_volumes.ensure(root, mount.source)
-            found[mount.source] = made.path
-            if not mount.no_copy:
-                rootfs_volumes.populate(made.path, config.layers, mount.target)
+            found[mount.source] = rootfs_volumes.ensure(root, mount.source).path
         elif mount.type == "bind":
             check_bind_source(mount.source, create=mount.create_source)
+            if mount.propagation:
+                propagation.check_source(mount.source, mount.propagation, mounts)
     return found
+
+
+def fill_volumes(parts: Parts, config: ContainerConfig) -> None:
+    """Make the volumes of a new container and fill empty ones from its image (docker's copy-up).
+
+    Raises:
+        OSError: the disk refused.
+    """
+    for mount in config.mounts:
+        if mount.type == "volume" and not mount.no_copy:
+            made = rootfs_volumes.ensure(str(parts.settings.root / "volumes"), mount.source)
+            rootfs_volumes.populate(made.path, config.layers, mount.target)
 
 
 def remove_anonymous_volumes(parts: Parts, config: ContainerConfig) -> None:

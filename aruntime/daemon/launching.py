@@ -15,7 +15,7 @@ import structlog
 
 from aruntime.cgroups.driver import Cgroup
 from aruntime.container import launch
-from aruntime.daemon import bundle
+from aruntime.daemon import bundle, directories
 from aruntime.daemon.commands.run_env import merge_env
 from aruntime.daemon.commands.run_values import parse_signal
 from aruntime.errors import InvalidParameter
@@ -166,7 +166,9 @@ def exec_process(container: Container, made: bundle.Bundle, request: ExecRequest
 
 def mount_operations(container: Container, made: bundle.Bundle, cgroup: Cgroup) -> list[Any]:
     """Return the operations that build the container's file tree."""
-    directory = container.directory
+    directory, volatile = container.directory, container.config.auto_remove
+    if volatile and os.listdir(f"{directory}/work"):
+        directories.reset_work(directory)
     by_mount: dict[str, list[str]] = {}
     for controller, path in cgroup.directories.items():
         by_mount.setdefault(path, []).append(controller)
@@ -179,6 +181,8 @@ def mount_operations(container: Container, made: bundle.Bundle, cgroup: Cgroup) 
         staging=f"{directory}/rootfs",
         cgroups=[(names, path) for path, names in by_mount.items() if path != unified],
         unified=unified,
+        # Its writes need not survive the host: no waiting for the disk when it ends.
+        volatile=volatile,
     )
 
 

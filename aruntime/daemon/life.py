@@ -70,11 +70,14 @@ async def _replace_logs(parts: Parts, container: Container, sink: LogSink) -> No
             await parts.shim.client.replace_logs(container.id, sink.log_fd, sink.index_fd)
 
 
-async def launch(parts: Parts, container: Container) -> None:
+async def launch(parts: Parts, container: Container, *, restarted: bool = False) -> None:
     """Start a run; the program has been executed when this returns.
 
     Cannot be cancelled half-way. A failure leaves no process, cgroup, address or mount behind,
     what was used until then is metered, and state.json tells the error.
+
+    Args:
+        restarted: this start is the restart policy's, and counted as one.
 
     Raises:
         AruntimeError: CommandNotFound, CommandNotInvokable, InitFailed, ControllerUnavailable …
@@ -85,14 +88,14 @@ async def launch(parts: Parts, container: Container) -> None:
             container.exited = trio.Event()
             container.stop_requested = False
             try:
-                await _launch(parts, container)
+                await _launch(parts, container, restarted=restarted)
             except (AruntimeError, OSError) as error:
                 await _record_failure(parts, container, error)
                 raise
     parts.events.publish("container", "start", container.id, container.event_attributes())
 
 
-async def _launch(parts: Parts, container: Container) -> None:
+async def _launch(parts: Parts, container: Container, *, restarted: bool) -> None:
     sink = open_sink(parts, container)
     async with contextlib.AsyncExitStack() as undo:
         streams = open_streams(tty=container.config.tty, stdin=container.config.open_stdin)
@@ -102,7 +105,7 @@ async def _launch(parts: Parts, container: Container) -> None:
         container.cgroup = prepared.cgroup
         for warning in prepared.warnings:
             journal.warning("container started with less than asked", id=container.id, why=warning)
-        await parts.meter.register(parts.meter_subject(container))
+        await parts.meter.register(parts.meter_subject(container), restarted=restarted)
         undo.push_async_callback(parts.meter.final, container.id, exit_code=None, zombie_pid=0)
         try:
             created = await parts.shim.client.launch(

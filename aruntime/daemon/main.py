@@ -34,6 +34,9 @@ PROGRAM = "aruntimed"
 ROOT_MODE = 0o711
 """Containers with id mappings traverse it; only root lists it."""
 RUN_DIR_MODE = 0o755
+SWITCH_SECONDS = 0.001
+"""How long a worker thread may keep the event loop waiting for the interpreter (default 5 ms):
+polls and scrapes of a thousand containers are computed in threads."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,6 +92,7 @@ def run(chosen: Settings, parsed: Parsed) -> None:
     os.umask(0o022)
     os.chdir("/")
     raise_file_limit()
+    sys.setswitchinterval(SWITCH_SECONDS)
     ready_fd = parsed.integer("ready-fd")
     if ready_fd >= 0:
         os.set_inheritable(ready_fd, False)

@@ -150,10 +150,10 @@ class Supervisor:
         container.state.stopped_by_user = False
         self.supervise_soon(container)
 
-    async def _launch(self, container: Container) -> None:
+    async def _launch(self, container: Container, *, restarted: bool = False) -> None:
         launching = container.launching = trio.Event()
         try:
-            await life.launch(self._parts, container)
+            await life.launch(self._parts, container, restarted=restarted)
         finally:
             container.launching = None
             launching.set()
@@ -200,7 +200,7 @@ class Supervisor:
                 backoff = min(backoff * 2, BACKOFF_MOST_SECONDS)
                 container.state.restart_count += 1
                 try:
-                    await self._launch(container)
+                    await self._launch(container, restarted=True)
                     break
                 except (AruntimeError, OSError) as error:
                     journal.error("restart failed", error=str(error))
