@@ -42,7 +42,7 @@ def percentile(samples: Sequence[float], part: float) -> float:
 def advantage(ours: float, theirs: float, *, more_is_better: bool) -> float:
     """How many times better our figure is than theirs; below 1 it is worse."""
     better, worse = (ours, theirs) if more_is_better else (theirs, ours)
-    return better / worse if worse else float("inf")
+    return better / worse if worse > 0 else float("inf")
 
 
 def advantages(ours: Series, theirs: Series) -> tuple[float, float]:
