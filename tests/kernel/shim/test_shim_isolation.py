@@ -265,6 +265,21 @@ def test_cgroups_are_joined_before_their_namespace(shim: Shim, groups: list[str]
     shim.reap("c1")
 
 
+def test_born_in_a_unified_cgroup(shim: Shim, groups: list[str]) -> None:
+    """With nothing but a cgroup2 tree the child is cloned into it; a missing one is named."""
+    unified = [path for path in groups if (Path(path) / "cgroup.controllers").exists()]
+    if not unified:
+        pytest.skip("no cgroup2 tree is mounted")
+    created = shim.launch("c1", ["sleep", "1000"], cgroup_dirs=unified)
+    lines = Path(f"/proc/{created['pid']}/cgroup").read_text().splitlines()
+    assert f"0::/aruntime-test-{os.getpid()}/c1" in lines
+    shim.kill("c1")
+    shim.reap("c1")
+    shim.send_launch("c2", ["true"], cgroup_dirs=[f"{unified[0]}/none"])
+    failed = shim.daemon.expect("failed", "c2")
+    assert (failed["step"], failed["errno"]) == ("join the cgroup", errno.ENOENT)
+
+
 # --- namespaces that exist
 
 
