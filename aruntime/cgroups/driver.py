@@ -8,7 +8,7 @@ restarted daemon finds what it left. The two implementations are :mod:`aruntime.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -25,9 +25,14 @@ class Cgroup(msgspec.Struct, frozen=True):
 
     path: str
     """Below each mount point: ``/aruntime/<id>``."""
-    directories: dict[str, str]
-    """Absolute directory by controller; named hierarchies as ``name=…``, the cgroup2 tree as
+    mounts: Mapping[str, str]
+    """Mount point by controller, shared by all handles; named hierarchies as ``name=…``, the cgroup2 tree as
     ``unified`` (with v2, every controller too leads to that one directory)."""
+
+    @property
+    def directories(self) -> dict[str, str]:
+        """Absolute directory by controller."""
+        return {name: point + self.path for name, point in self.mounts.items()}
 
 
 class Driver(Protocol):

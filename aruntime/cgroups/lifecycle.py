@@ -30,6 +30,9 @@ class Lifecycle(ABC):
         self.hierarchy = hierarchy
         self.parent = parent
         self._counting = counting
+        self._mounts = dict(hierarchy.v1)
+        if hierarchy.unified is not None:
+            self._mounts["unified"] = hierarchy.unified
         self._sources = BlockSources(self.block_sources)
 
     def cgroup(self, container_id: str) -> Cgroup:
@@ -38,10 +41,7 @@ class Lifecycle(ABC):
 
     def cgroup_at(self, path: str) -> Cgroup:
         """Return the handle of any cgroup."""
-        directories = {name: point + path for name, point in self.hierarchy.v1.items()}
-        if self.hierarchy.unified is not None:
-            directories["unified"] = self.hierarchy.unified + path
-        return Cgroup(path, directories)
+        return Cgroup(path, self._mounts)
 
     def procs_paths(self, cgroup: Cgroup) -> list[str]:
         """Return each directory of the cgroup once."""

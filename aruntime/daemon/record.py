@@ -90,10 +90,10 @@ class Container:
 
     Attributes:
         exited: set at the end of the present run, after its final reading; a new one per run.
-        removed: set once nothing of it is left.
+        removed: nothing of it is left.
         lock: held by launch, pause, resume, update and exec's start, which exclude each other.
         stop_requested: somebody asked it to stop: no restart by policy.
-        woken: ends the back-off before a restart.
+        woken: ends the back-off before a restart; None outside of one.
         removing: a removal has begun.
         supervised: None without a task; set when the task lets go.
         launching: None unless a launch is under way; set when it has succeeded or failed.
@@ -111,8 +111,9 @@ class Container:
         self.stdin: Input | None = None
         self.execs: dict[str, Exec] = {}
         self.exited = trio.Event()
-        self.removed = trio.Event()
-        self.woken = trio.Event()
+        self.removed = False
+        self.woken: trio.Event | None = None
+        self._removal: trio.Event | None = None
         self.lock = trio.Lock()
         self.stop_requested = False
         self.removing = False
@@ -144,6 +145,24 @@ class Container:
         if self.master_fd >= 0:
             with contextlib.suppress(OSError):
                 set_window_size(self.master_fd, rows, columns)
+
+    def wake(self) -> None:
+        """End the back-off before a restart, if there is one."""
+        if self.woken is not None:
+            self.woken.set()
+
+    async def wait_removed(self) -> None:
+        """Wait until nothing of it is left. The event is made for those who wait only."""
+        if not self.removed:
+            if self._removal is None:
+                self._removal = trio.Event()
+            await self._removal.wait()
+
+    def announce_removed(self) -> None:
+        """Tell those who wait that nothing of it is left."""
+        self.removed = True
+        if self._removal is not None:
+            self._removal.set()
 
     async def wait_launched(self) -> None:
         """Wait until no launch is under way: only then it is clear whether it runs."""

@@ -18,11 +18,10 @@ from collections.abc import Iterator
 import structlog
 import trio
 
-from aruntime.container.config import ContainerConfig, RestartPolicy
+from aruntime.container.config import ContainerConfig
 from aruntime.container.state import ContainerState, Status, move
 from aruntime.daemon import directories, freezing, health, launching, life
 from aruntime.daemon.commands import names
-from aruntime.daemon.commands.run_limits import merge_resources
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.record import Container
 from aruntime.errors import (
@@ -30,7 +29,6 @@ from aruntime.errors import (
     Conflict,
     ContainerExists,
     ContainerNotFound,
-    InvalidParameter,
 )
 
 journal = structlog.get_logger()
@@ -132,7 +130,7 @@ class Supervisor:
             if container.state.status is Status.PAUSED:
                 raise Conflict("cannot start a paused container, try unpause instead")
             if container.state.status is Status.RESTARTING:
-                container.woken.set()
+                container.wake()
                 return
             if container.is_running:
                 return
@@ -184,14 +182,9 @@ class Supervisor:
                 self._let_go(container)
 
     async def _supervise(self, container: Container) -> None:
-        parts = self._parts
         backoff = BACKOFF_FIRST_SECONDS
         while True:
-            async with trio.open_nursery() as nursery:
-                if container.config.health is not None:
-                    nursery.start_soon(health.check, parts, container)
-                await life.watch(parts, container)
-                nursery.cancel_scope.cancel()
+            await self._watch(container)
             while self._wants_restart(container):
                 if container.run_seconds >= BACKOFF_RESET_SECONDS:
                     backoff = BACKOFF_FIRST_SECONDS
@@ -209,6 +202,18 @@ class Supervisor:
         self._let_go(container)
         if container.config.auto_remove:
             await self.remove(container, volumes=True)
+
+    async def _watch(self, container: Container) -> None:
+        """Wait for the end of a run; probe it meanwhile. No nursery for those without a probe:
+        it would be a tenth of what the daemon keeps of an idle container.
+        """
+        if container.config.health is None:
+            await life.watch(self._parts, container)
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(health.check, self._parts, container)
+            await life.watch(self._parts, container)
+            nursery.cancel_scope.cancel()
 
     def _wants_restart(self, container: Container) -> bool:
         policy = container.config.restart
@@ -229,6 +234,7 @@ class Supervisor:
         container.woken = trio.Event()
         with trio.move_on_after(seconds):
             await container.woken.wait()
+        container.woken = None
         if container.stop_requested or container.removing:
             move(container.state, Status.EXITED)
             await self._parts.save_state(container)
@@ -261,7 +267,7 @@ class Supervisor:
         """
         await container.wait_launched()
         container.stop_requested = True
-        container.woken.set()
+        container.wake()
         if not container.is_running:
             await self._mark_stopped(container)
             return
@@ -286,8 +292,6 @@ class Supervisor:
     async def restart(self, container: Container, *, timeout: int | None = None) -> None:
         """Stop and start again."""
         await self.stop(container, timeout=timeout)
-        if container.supervised is not None:
-            await container.supervised.wait()
         await self.start(container)
         attributes = container.event_attributes()
         self._parts.events.publish("container", "restart", container.id, attributes)
@@ -301,7 +305,7 @@ class Supervisor:
             Conflict: it is running and ``force`` is not given.
         """
         if container.removing:
-            await container.removed.wait()
+            await container.wait_removed()
             return
         await container.wait_launched()
         active = container.is_running or container.state.status is Status.RESTARTING
@@ -312,7 +316,7 @@ class Supervisor:
             )
         container.removing = True
         if active:
-            container.woken.set()
+            container.wake()
             if container.is_running:
                 exited = container.exited
                 await self.signal(container, signal.SIGKILL)
@@ -332,7 +336,7 @@ class Supervisor:
         self._parts.events.publish(
             "container", "destroy", container.id, container.event_attributes()
         )
-        container.removed.set()
+        container.announce_removed()
 
     async def rename(self, container: Container, name: str) -> None:
         """Give a container another name.
@@ -358,33 +362,6 @@ class Supervisor:
         attributes = container.event_attributes(oldName=f"/{old}")
         self._parts.events.publish("container", "rename", container.id, attributes)
 
-    async def update(
-        self, container: Container, resources: dict[str, object], restart: RestartPolicy | None
-    ) -> None:
-        """Change limits (an OCI ``linux.resources`` patch) and the restart policy.
-
-        Raises:
-            InvalidParameter, ControllerUnavailable: nothing has changed then.
-        """
-        config = container.config
-        if restart is not None and config.auto_remove and restart.name != "no":
-            raise InvalidParameter("restart policy cannot be updated because --rm is given")
-        async with container.lock:
-            merged = merge_resources(config.resources, resources)
-            self._parts.driver.check(merged)
-            cgroup = container.cgroup
-            if cgroup is not None and resources:
-                await self._parts.meter.cut(container.id, "update")
-                await trio.to_thread.run_sync(self._parts.driver.apply, cgroup, resources)
-            config.resources = merged
-            if restart is not None:
-                config.restart = restart
-            await self._parts.save_config(container)
-        if container.cgroup is not None:
-            self._parts.meter.update(self._parts.meter_subject(container))
-        attributes = container.event_attributes()
-        self._parts.events.publish("container", "update", container.id, attributes)
-
     async def wait(self, container: Container, condition: str = "not-running") -> int:
         """Wait for the end of a run, return its exit code (-1 if it is unknown).
 
@@ -393,7 +370,7 @@ class Supervisor:
         if condition == "not-running" and not container.is_running:
             return container.shown_code
         if condition == "removed":
-            await container.removed.wait()
+            await container.wait_removed()
         else:
             await container.exited.wait()
         return container.shown_code

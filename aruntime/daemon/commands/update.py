@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from aruntime.daemon import updating
 from aruntime.daemon.commands.flags import Command, Parsed
 from aruntime.daemon.commands.lifecycle import each
 from aruntime.daemon.commands.run_flags import UPDATE_FLAGS
@@ -27,7 +28,7 @@ async def run_update(session: Session, parsed: Parsed, daemon: Daemon) -> int:
             device_numbers=block_device_numbers,
         )
         restart = parsed["restart"] if "restart" in parsed.given else None
-        await daemon.supervisor.update(container, patch, restart)
+        await updating.update(daemon.parts, container, patch, restart)
 
     return await each(session, daemon, parsed.args, update)
 

@@ -41,14 +41,14 @@ def hybrid(tmp_path: Path) -> Cgroup:
     """A copy of the recorded hybrid tree, to be changed at will."""
     shutil.copytree(TREES / "hybrid", tmp_path, dirs_exist_ok=True)
     names = ("cpu", "cpuacct", "cpuset", "memory", "blkio", "pids", "unified")
-    return Cgroup("/aruntime/c1", {name: str(tmp_path / name / "aruntime/c1") for name in names})
+    return Cgroup("/aruntime/c1", {name: str(tmp_path / name) for name in names})
 
 
 @pytest.fixture
 def v2(tmp_path: Path) -> Cgroup:
     """A copy of the v2 tree."""
     shutil.copytree(TREES / "v2", tmp_path, dirs_exist_ok=True)
-    return Cgroup("/aruntime/c1", {"unified": str(tmp_path / "aruntime/c1")})
+    return Cgroup("/aruntime/c1", {"unified": str(tmp_path)})
 
 
 @pytest.fixture(params=[True, False], ids=["kept", "by name"])
@@ -168,7 +168,7 @@ def test_bfq_is_read_where_it_is_believed(hybrid: Cgroup) -> None:
 
 def test_legacy_host_without_optional_controllers(hybrid: Cgroup) -> None:
     """What is not mounted is None, never zero; CPU time alone is enough to read."""
-    alone = Cgroup(hybrid.path, {"cpuacct": hybrid.directories["cpuacct"]})
+    alone = Cgroup(hybrid.path, {"cpuacct": hybrid.mounts["cpuacct"]})
     reader = V1Reader(alone, believing("none"))
     stats = reader.read()
     fast = reader.read_fast()

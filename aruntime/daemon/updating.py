@@ -1,0 +1,43 @@
+"""update: new limits and restart policies for containers, running or not.
+
+An operation on one container, like those of :mod:`aruntime.daemon.freezing`; the container's lock
+keeps it apart from launch, pause and resume.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from aruntime.container.config import RestartPolicy
+from aruntime.daemon.commands.run_limits import merge_resources
+from aruntime.daemon.parts import Parts
+from aruntime.daemon.record import Container
+from aruntime.errors import InvalidParameter
+
+
+async def update(
+    parts: Parts, container: Container, resources: dict[str, object], restart: RestartPolicy | None
+) -> None:
+    """Change limits (an OCI ``linux.resources`` patch) and the restart policy.
+
+    Raises:
+        InvalidParameter, ControllerUnavailable: nothing has changed then.
+    """
+    config = container.config
+    if restart is not None and config.auto_remove and restart.name != "no":
+        raise InvalidParameter("restart policy cannot be updated because --rm is given")
+    async with container.lock:
+        merged = merge_resources(config.resources, resources)
+        parts.driver.check(merged)
+        cgroup = container.cgroup
+        if cgroup is not None and resources:
+            await parts.meter.cut(container.id, "update")
+            await trio.to_thread.run_sync(parts.driver.apply, cgroup, resources)
+        config.resources = merged
+        if restart is not None:
+            config.restart = restart
+        await parts.save_config(container)
+    if container.cgroup is not None:
+        parts.meter.update(parts.meter_subject(container))
+    attributes = container.event_attributes()
+    parts.events.publish("container", "update", container.id, attributes)
