@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from aruntime.kernel import namespaces
+from aruntime.kernel import namespaces, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ def fork_program(*, terminal: bool) -> int:
     pid, pidfd = namespaces.clone3(0)
     if pid:
         os.close(pidfd)
+        if os.getpid() != 1:
+            # In a PID namespace of others: orphans come to us all the same.
+            process.set_child_subreaper()
         return pid
     os.setpgid(0, 0)
     if terminal:

@@ -35,7 +35,8 @@ HELD_NAMES = (
 )
 """Descriptors that outlive the launch, in the order in which they are handed over."""
 
-STDIO_NAMES = ("stdin", "stdout", "stderr")
+MADE_NAMES = ("master", "pty_read", "pty_write", "netns")
+"""Those of HELD_NAMES that the launch makes; the others the daemon has given and has itself."""
 
 
 class Child:
@@ -94,10 +95,10 @@ class Child:
         named = {"exec_id": self.exec_id} if self.exec_id else {}
         return {"op": op, "id": self.id, **named}
 
-    def held(self) -> dict[str, int]:
-        """Return pidfd and the held descriptors, in the order of the protocol."""
-        names = [name for name in HELD_NAMES if name in self.fds]
-        return {"pidfd": self.pidfd, **{name: self.fds[name] for name in names}}
+    def held(self, names: tuple[str, ...] = HELD_NAMES) -> dict[str, int]:
+        """Return pidfd and those of the named descriptors that there are, in this order."""
+        there = [name for name in names if name in self.fds]
+        return {"pidfd": self.pidfd, **{name: self.fds[name] for name in there}}
 
     def drop(self, name: str) -> None:
         """Close one held descriptor, if there is one."""

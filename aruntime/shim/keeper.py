@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 
 from aruntime import __version__
 from aruntime.container import messages, spawn
+from aruntime.kernel import process
 from aruntime.shim import children as states
 from aruntime.shim.children import Child
 from aruntime.shim.pump import Pump
@@ -19,7 +21,7 @@ from aruntime.shim.pump import Pump
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from aruntime.shim.link import Connection
@@ -58,12 +60,19 @@ class Keeper:
         """Whether a daemon has said hello and is still there."""
         return self._daemon is not None
 
-    def pids(self) -> set[int]:
-        """Return the pids of all children that are accounted for."""
-        known = {child.pid for child in self._children.values()}
-        return known | {
-            child.intermediate[0] for child in self._children.values() if child.intermediate
-        }
+    def strangers(self, pids: Iterable[int]) -> list[int]:
+        """Return those of our children's pids that no launch of ours accounts for.
+
+        None while an intermediate process is about to tell us the pid of an init.
+        """
+        known: set[int] = set()
+        for child in self._children.values():
+            if child.intermediate is not None:
+                known.add(child.intermediate[0])
+                if not child.pid:
+                    return []
+            known.add(child.pid)
+        return [pid for pid in pids if pid not in known]
 
     # --- the daemon comes and goes
 
@@ -82,7 +91,7 @@ class Keeper:
                     "state": messages.STATE_RUNNING if running else messages.STATE_CREATED,
                     "tty": child.tty,
                 }
-                daemon.send(fields, child)
+                daemon.send(fields, child, states.HELD_NAMES)
                 count += 1
             elif child.state == states.SPAWNING:
                 self._kill(child)
@@ -159,6 +168,8 @@ class Keeper:
             target = self._children.get((child.id, ""))
             if target is None:
                 raise OSError(errno.ESRCH, "the shim holds no such container")
+            if is_dead(target.pidfd):
+                raise OSError(errno.ESRCH, "the container is not running")
             fds["target"] = os.dup(target.pidfd)
         payload["start"] = child.start_at_once
         self._defaults(payload)
@@ -219,7 +230,8 @@ class Keeper:
         """Init is ready: tell the daemon, let the program run if that was asked for."""
         child.state = states.CREATED
         fields = {**child.fields(messages.CREATED), "pid": child.pid, "warnings": warnings}
-        self._send(fields, child)
+        if self._daemon is not None:
+            self._daemon.send(fields, child, states.MADE_NAMES)
         if child.start_at_once:
             # Init was told so by its payload and does not wait.
             child.state = states.STARTING
@@ -321,7 +333,7 @@ class Keeper:
         self._forget(child)
         answer = {
             "pid": pid,
-            "code": shell_code(status),
+            "code": process.shell_code(status),
             "status": status,
             "utime_us": round(usage.ru_utime * MICROSECONDS),
             "stime_us": round(usage.ru_stime * MICROSECONDS),
@@ -362,9 +374,9 @@ class Keeper:
         }
         self._send({**answer, "exec_id": exec_id} if exec_id else answer)
 
-    def _send(self, fields: dict[str, Any], child: Child | None = None) -> None:
+    def _send(self, fields: dict[str, Any]) -> None:
         if self._daemon is not None:
-            self._daemon.send(fields, child)
+            self._daemon.send(fields)
 
 
 # linux/socket.h
@@ -377,10 +389,11 @@ def key_of(fields: dict[str, Any]) -> tuple[str, str]:
     return str(fields.get("id", "")), str(fields.get("exec_id", ""))
 
 
-def shell_code(status: int) -> int:
-    """Return a wait status as docker shows it: the exit code, or 128 + the signal."""
-    code = os.waitstatus_to_exitcode(status)
-    return 128 - code if code < 0 else code
+def is_dead(pidfd: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    ready = select.poll()
+    ready.register(pidfd, select.POLLIN)
+    return bool(ready.poll(0))
 
 
 def death(status: int) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Connection:
     ) -> None:
         self._loop = loop
         self._socket = sock
-        self._queue: list[tuple[bytes, Child | None]] = []
+        self._queue: list[tuple[bytes, Child | None, tuple[str, ...]]] = []
         self._waits = False
         self.on_message = on_message
         self.on_hangup = on_hangup
@@ -70,19 +70,22 @@ class Connection:
         """Whether the peer may still be there."""
         return self._socket.fileno() >= 0
 
-    def send(self, fields: dict[str, Any], child: Child | None = None) -> None:
+    def send(
+        self, fields: dict[str, Any], child: Child | None = None, names: tuple[str, ...] = ()
+    ) -> None:
         """Send a message, now or when the peer has room.
 
         Args:
             fields: the message.
-            child: its descriptors travel along; if it is forgotten before its turn comes, so is
-                the message.
+            child: its pidfd travels along; if it is forgotten before its turn comes, so is the
+                message.
+            names: which more of its descriptors travel.
         """
         if not self.is_open:
             return
         if child is not None:
-            fields = {**fields, "fds": list(child.held())}
-        self._queue.append((messages.encode(fields), child))
+            fields = {**fields, "fds": list(child.held(names))}
+        self._queue.append((messages.encode(fields), child, names))
         if len(self._queue) == 1:
             self._flush()
 
@@ -103,11 +106,11 @@ class Connection:
 
     def _flush(self) -> None:
         sent = 0
-        for content, child in self._queue:
+        for content, child, names in self._queue:
             if child is not None and child.pidfd < 0:
                 sent += 1
                 continue
-            ancillary = [] if child is None else [messages.rights(child.held().values())]
+            ancillary = [] if child is None else [messages.rights(child.held(names).values())]
             try:
                 self._socket.sendmsg([content], ancillary, _socket.MSG_NOSIGNAL)
             except OSError as error:

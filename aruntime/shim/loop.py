@@ -56,7 +56,8 @@ class Loop:
         self._stopped = True
 
     def run(self) -> None:
-        """Dispatch until stopped."""
+        """Dispatch until stopped; may be called again."""
+        self._stopped = False
         while not self._stopped:
             for fd, _ in self._epoll.poll(self._timeout(), MOST_EVENTS):
                 callback = self._callbacks.get(fd)

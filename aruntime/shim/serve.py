@@ -171,13 +171,11 @@ class Shim:
         A process in a container whose parent we are (an exec'd one) can make siblings of itself,
         children of ours, with CLONE_PARENT.
         """
-        known = self._keeper.pids()
-        for pid in child_pids():
-            if pid not in known:
-                try:
-                    os.waitpid(pid, os.WNOHANG)
-                except ChildProcessError:
-                    continue
+        for pid in self._keeper.strangers(child_pids()):
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                continue
         self._end_if_idle_later()
 
     def _end_if_idle_later(self) -> None:

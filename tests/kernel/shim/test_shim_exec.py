@@ -118,6 +118,7 @@ def test_exec_into_a_dead_container(shim: Shim) -> None:
     shim.request_exec("c1", "e1", ["true"])
     failed = shim.daemon.expect("failed", "c1", "e1")
     assert failed["errno"] == errno.ESRCH
+    assert failed["strerror"] == "the container is not running"
     shim.reap("c1")
 
 
@@ -241,6 +242,26 @@ def test_reaper_reaps_orphans(shim: Shim) -> None:
     code, out, _ = shim.run("c1", ["sh", "-c", script], init=True)
     assert code == 0
     assert "Z" not in out
+
+
+def test_reaper_among_the_hosts_processes(shim: Shim) -> None:
+    """Without a PID namespace it is not PID 1, and reaps orphans all the same."""
+    kinds = ("mount", "uts", "ipc")
+    created = shim.launch(
+        "c1", ["sh", "-c", "(sleep 1000 &); read x"], init=True, stdin=True, namespaces=kinds
+    )
+    shim.wait_for(lambda: len(tasks(created["pid"])) == 2)
+    orphan = max(tasks(created["pid"]))
+    os.kill(orphan, 9)
+    shim.wait_for(lambda: not os.path.exists(f"/proc/{orphan}"))
+    shim.kill("c1", 15)
+    assert shim.reap("c1")["code"] == 143
+
+
+def tasks(pid: int) -> list[int]:
+    """Return the children of a process."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(word) for word in file.read().split()]
 
 
 def test_reaper_tells_a_death_by_signal(shim: Shim) -> None:

@@ -194,16 +194,22 @@ def attempt(shim: Shim, tracer: Tracer, target: int, **options: Any) -> str:
     tracer.arm(target)
     shim.send_launch("c1", ["true"], start=True, **options)
     tracer.follow()
-    first = shim.daemon.expect_one_of(("created", "failed"), "c1")
+    return outcome(shim, "c1")
+
+
+def outcome(shim: Shim, container_id: str, exec_id: str = "") -> str:
+    """Return how a launch or exec went, reaped."""
+    key = (container_id, exec_id)
+    first = shim.daemon.expect_one_of(("created", "failed"), *key)
     if first["op"] == "failed":
         assert first["strerror"], first
         return f"failed: {first['step']}"
-    second = shim.daemon.expect_one_of(("running", "failed"), "c1")
+    second = shim.daemon.expect_one_of(("running", "failed"), *key)
     if second["op"] == "failed":
-        shim.daemon.forget("c1")
+        shim.daemon.forget(*key)
         return f"failed: {second['step']}"
-    code = shim.reap("c1")["code"]
-    shim.daemon.forget("c1")
+    code = shim.reap(*key)["code"]
+    shim.daemon.forget(*key)
     return f"exit {code}"
 
 
@@ -251,3 +257,28 @@ def test_every_call_of_a_launch_may_fail(shim: Shim, tracer: Tracer, kind: str) 
     assert sum(text.startswith("failed") for text in outcomes) > len(chosen) * 0.8
     assert len(set(outcomes)) > 10
     assert attempt(shim, tracer, 0, **options) == "exit 0"
+
+
+def test_every_call_of_an_exec_may_fail(shim: Shim) -> None:
+    """As for a launch; the container goes on."""
+    shim.launch("c1", ["sleep", "1000"])
+    tracer = Tracer(shim.process.pid)
+
+    def attempt_exec(target: int) -> str:
+        tracer.arm(target)
+        shim.request_exec("c1", "e1", ["true"], login="alice", tty=True)
+        tracer.follow()
+        return outcome(shim, "c1", "e1")
+
+    assert attempt_exec(0) == "exit 0"
+    chosen, fds, children = targets(tracer.calls), shim.descriptors(), shim.children()
+    assert len(chosen) > 50
+    outcomes = []
+    for target in chosen:
+        outcomes.append(attempt_exec(target))
+        assert shim.children() == children, (target, outcomes[-1])
+        assert shim.descriptors() == fds, (target, outcomes[-1])
+    assert sum(text.startswith("failed") for text in outcomes) > len(chosen) * 0.8
+    tracer.close()
+    shim.kill("c1")
+    shim.reap("c1")
