@@ -7,6 +7,7 @@ forgets a child only when the daemon has reaped it or its launch has failed.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import select
@@ -202,7 +203,7 @@ class Keeper:
                 return
             try:
                 content, ancillary, _, _ = child.channel.recvmsg(
-                    messages.MAX_MESSAGE, messages.RIGHTS_SPACE, CMSG_CLOEXEC
+                    messages.MAX_MESSAGE, messages.RIGHTS_SPACE, _socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
                 return
@@ -303,7 +304,7 @@ class Keeper:
         try:
             if child.channel is None:
                 raise OSError(errno.ESRCH, "init died before it was started")
-            child.channel.sendmsg([messages.INIT_START], [], NOSIGNAL)
+            child.channel.sendmsg([messages.INIT_START], [], _socket.MSG_NOSIGNAL)
         except OSError as error:
             child.failure = messages.failure(messages.STEP_START, error)
             self._channel_ended(child)
@@ -377,11 +378,6 @@ class Keeper:
     def _send(self, fields: dict[str, Any]) -> None:
         if self._daemon is not None:
             self._daemon.send(fields)
-
-
-# linux/socket.h
-CMSG_CLOEXEC = 0x40000000
-NOSIGNAL = 0x4000
 
 
 def key_of(fields: dict[str, Any]) -> tuple[str, str]:
