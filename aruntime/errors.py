@@ -1,13 +1,17 @@
 """Every failure that aruntime foresees, as one tree.
 
-Leaf module: it imports nothing, so that any layer may raise from it. A message is one line,
-lower case, without a full stop: what happened, why, and what to do about it. Failures of the
-kernel stay ``OSError`` until a caller can say what they mean. A container that exits with a
+Leaf module: it imports nothing of aruntime, so that any layer may raise from it. A message is one
+line, lower case, without a full stop: what happened, why, and what to do about it. Failures of
+the kernel stay ``OSError`` until a caller can say what they mean. A container that exits with a
 code other than 0 is a value, never an exception.
 
 The categories follow moby's errdefs; they are mapped to exit codes of the command line in one
 place (``EXIT_CODE`` of each class) and later to HTTP status codes (``HTTP_STATUS``).
 """
+
+from __future__ import annotations
+
+import errno
 
 
 class AruntimeError(Exception):
@@ -145,3 +149,14 @@ class CommandNotInvokable(InitFailed):
 
     EXIT_CODE = 126
     HTTP_STATUS = 400
+
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def os_error_text(error: OSError) -> str:
+    """Word a failed system call for a user: path, reason and, for a full disk, what to do."""
+    reason = (error.strerror or str(error)).lower()
+    place = f"{error.filename}: " if error.filename else ""
+    advice = "; free some and try again" if error.errno in FULL else ""
+    return f"{place}{reason}{advice}"

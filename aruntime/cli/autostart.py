@@ -21,7 +21,7 @@ from aruntime.daemon import dispatch, settings
 from aruntime.daemon.commands import completion
 from aruntime.daemon.commands.flags import parse
 from aruntime.daemon.commands.system import DAEMON
-from aruntime.errors import AruntimeError
+from aruntime.errors import AruntimeError, os_error_text
 
 SUPERVISORS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS"})
 """What a service manager told our own process is not for the daemon."""
@@ -71,7 +71,7 @@ def without_daemon(argv: list[str], path: bytes, failure: OSError, *, default: b
     except AruntimeError as error:
         return client.fail(error.message)
     except OSError as error:
-        return client.fail(f"cannot start a daemon: {dispatch.os_error_text(error)}")
+        return client.fail(f"cannot start a daemon: {os_error_text(error)}")
 
 
 def explanation(where: str, failure: OSError) -> str:

@@ -70,7 +70,8 @@ def replace(path: str, content: bytes, *, durable: bool = True) -> None:
         finally:
             os.close(fd)
         os.rename(temporary, path)
-    except OSError:
+    except OSError as error:
+        error.filename = path  # write(2) knows none
         try:
             os.unlink(temporary)
         except OSError:

@@ -23,7 +23,7 @@ from aruntime.daemon.commands.help import group_text, help_text, overview
 from aruntime.daemon.commands.registry import Registry, registry
 from aruntime.daemon.journal import watched
 from aruntime.daemon.session import Session
-from aruntime.errors import AruntimeError, UsageError
+from aruntime.errors import AruntimeError, UsageError, os_error_text
 
 journal = structlog.get_logger()
 
@@ -143,9 +143,3 @@ def leaves(error: BaseException) -> list[Exception]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for inner in error.exceptions for leaf in leaves(inner)]
     return [error] if isinstance(error, Exception) else []
-
-
-def os_error_text(error: OSError) -> str:
-    """Word a failed system call: path and reason."""
-    reason = (error.strerror or str(error)).lower()
-    return f"{error.filename}: {reason}" if error.filename else reason

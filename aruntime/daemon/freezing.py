@@ -35,7 +35,7 @@ async def pause(parts: Parts, container: Container) -> None:
             await _freeze(parts, container, container.cgroup)
             move(container.state, Status.PAUSED)
             parts.meter.state(container.id, "paused")
-            await parts.save_state(container)
+            await parts.keep_state(container)
             await parts.meter.cut(container.id, "pause")
     parts.events.publish("container", "pause", container.id, container.event_attributes())
 
@@ -66,6 +66,6 @@ async def resume(parts: Parts, container: Container) -> None:
             await trio.to_thread.run_sync(parts.driver.thaw, cgroup)
             move(container.state, Status.RUNNING)
             parts.meter.state(container.id, "running")
-            await parts.save_state(container)
+            await parts.keep_state(container)
     attributes = container.event_attributes()
     parts.events.publish("container", "unpause", container.id, attributes)

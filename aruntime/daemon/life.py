@@ -258,10 +258,7 @@ async def _close_books(parts: Parts, container: Container, zombie: int) -> None:
     if container.sink is not None:
         container.sink.close()
         container.sink = None
-    try:
-        await parts.save_state(container)
-    except OSError as error:
-        journal.error("state of a container not saved", id=container.id, error=str(error))
+    await parts.keep_state(container)
     if now.oom_killed:
         parts.events.publish("container", "oom", container.id, container.event_attributes())
     shown = "unknown" if code is None else str(code)

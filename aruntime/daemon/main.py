@@ -26,7 +26,7 @@ from aruntime.daemon.commands.registry import Registry
 from aruntime.daemon.commands.system import DAEMON
 from aruntime.daemon.compose import Daemon as Daemon  # where commands look for the type
 from aruntime.daemon.settings import Settings
-from aruntime.errors import AruntimeError, Unavailable
+from aruntime.errors import AruntimeError, Unavailable, os_error_text
 
 log = structlog.get_logger()
 
@@ -68,7 +68,7 @@ def _explain(error: Exception) -> int:
         if isinstance(leaf, AruntimeError):
             text = leaf.message
         elif isinstance(leaf, OSError):
-            text = dispatch.os_error_text(leaf)
+            text = os_error_text(leaf)
         else:
             log.critical("stopped by a bug", exc_info=leaf)
             text = f"internal error ({type(leaf).__name__}: {leaf})"

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import trio
 
 from aruntime.cgroups import attach_lock
@@ -23,7 +24,7 @@ from aruntime.daemon.events import Events
 from aruntime.daemon.pump import Pump
 from aruntime.daemon.record import Container
 from aruntime.daemon.settings import Settings
-from aruntime.errors import Conflict, ContainerNotFound
+from aruntime.errors import Conflict, ContainerNotFound, os_error_text
 from aruntime.images.store import Store as ImageStore
 from aruntime.metering.meter import Meter
 from aruntime.metering.subject import MeterSubject
@@ -33,6 +34,8 @@ from aruntime.rootfs import idmap
 if TYPE_CHECKING:
     from aruntime.daemon.shim_link import ShimLink
 
+
+journal = structlog.get_logger()
 
 ID_RANGE_NAME = "id-range"
 
@@ -165,6 +168,17 @@ class Parts:
         """Write state.json, off the event loop; durably unless it goes with --rm."""
         save = functools.partial(store.save_state, durable=not container.config.auto_remove)
         await trio.to_thread.run_sync(save, container.directory, container.state)
+
+    async def keep_state(self, container: Container) -> None:
+        """Write state.json where a refusal must not undo what has happened; it is logged.
+
+        The next change writes it again, and the next daemon asks the kernel and the shim first.
+        """
+        try:
+            await self.save_state(container)
+        except OSError as error:
+            reason = os_error_text(error)
+            journal.error("state of a container not saved", id=container.id, error=reason)
 
     async def save_config(self, container: Container) -> None:
         """Write config.json durably, off the event loop."""

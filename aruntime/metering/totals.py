@@ -161,7 +161,7 @@ class TotalsFile:
             self._connection = connection
             self._prepare(connection)
             self._load(connection)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, msgspec.DecodeError) as error:
             self.close()
             raise Unavailable(
                 f"cannot open ledger {self.path}: {error}; check the disk, or move the file away"

@@ -28,6 +28,7 @@ async def run_exec(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     tty = parsed.boolean("tty")
     if attach and tty and parsed.boolean("interactive"):
         require_terminal(session)
+    keys = parse_detach_keys(parsed.string("detach-keys"))
     request = launching.ExecRequest(
         args=parsed.args[1:],
         env=env,
@@ -59,7 +60,7 @@ async def run_exec(session: Session, parsed: Parsed, daemon: Daemon) -> int:
             send_signal=None,
             resize=lambda rows, columns: resize(started, rows, columns),
             tty=tty,
-            detach_keys=parse_detach_keys(parsed.string("detach-keys")),
+            detach_keys=keys,
         )
     if detached:
         return 0

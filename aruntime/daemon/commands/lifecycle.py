@@ -16,7 +16,7 @@ from aruntime.daemon.commands.flags import PROGRAM, Command, Flag, Parsed
 from aruntime.daemon.launching import signal_number
 from aruntime.daemon.record import Container
 from aruntime.daemon.session import Session
-from aruntime.errors import AruntimeError, ContainerNotFound
+from aruntime.errors import AruntimeError, ContainerNotFound, os_error_text
 
 if TYPE_CHECKING:
     from aruntime.daemon.main import Daemon
@@ -50,7 +50,7 @@ async def each(
         if error is None:
             await session.out(f"{reference}\n")
         else:
-            message = error.message if isinstance(error, AruntimeError) else str(error)
+            message = error.message if isinstance(error, AruntimeError) else os_error_text(error)
             await session.err(f"{PROGRAM}: {message}\n")
     return 1 if any(error is not None for error in outcomes.values()) else 0
 

@@ -8,7 +8,7 @@ from aruntime import __version__
 from aruntime.daemon import dispatch
 from aruntime.daemon.commands.flags import Command, Flag, Parsed
 from aruntime.daemon.commands.registry import Registry, registry
-from aruntime.errors import UsageError
+from aruntime.errors import UsageError, os_error_text
 
 
 async def nothing(_session: object, _parsed: Parsed, _daemon: object) -> int:
@@ -107,7 +107,7 @@ def test_leaves_of_nested_groups() -> None:
 
 def test_system_call_errors_name_the_path() -> None:
     """The kernel's words in lower case, after the path when there is one."""
-    assert dispatch.os_error_text(FileNotFoundError(2, "No such file", "/x")) == "/x: no such file"
-    assert dispatch.os_error_text(OSError(28, "No space left on device")) == (
-        "no space left on device"
+    assert os_error_text(FileNotFoundError(2, "No such file", "/x")) == "/x: no such file"
+    assert os_error_text(OSError(28, "No space left on device")) == (
+        "no space left on device; free some and try again"
     )
