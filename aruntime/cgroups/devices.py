@@ -2,22 +2,20 @@
 
 Pure: the specification's list of rules is folded into one :class:`DeviceAccess` (a default and
 its exceptions), which both drivers put into force, v1 as lines for ``devices.allow`` and
-``devices.deny``, v2 as a BPF program. Creating nodes is rootfs' work. Source: OCI
+``devices.deny``, v2 as a BPF program. The default list and rules as users type them are
+:mod:`aruntime.spec.devices`'; creating nodes is rootfs' work. Source: OCI
 config-linux.md, "Allowed Device list"; Documentation/admin-guide/cgroup-v1/devices.rst.
 """
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from aruntime.cgroups.resources import Resources, Write
 from aruntime.errors import InvalidParameter
-
-ACCESS = "rwm"
-"""Read, write, mknod."""
+from aruntime.spec import devices as spec_devices
+from aruntime.spec.devices import ACCESS
 
 
 class DeviceKey(NamedTuple):
@@ -42,38 +40,11 @@ class DeviceAccess(NamedTuple):
     """Access letters allowed (default deny) or denied (default allow)."""
 
 
-DEFAULT_ALLOWED: tuple[tuple[DeviceKey, str], ...] = (
-    (DeviceKey("c", None, None), "m"),
-    (DeviceKey("b", None, None), "m"),
-    (DeviceKey("c", 1, 3), ACCESS),  # /dev/null
-    (DeviceKey("c", 1, 5), ACCESS),  # /dev/zero
-    (DeviceKey("c", 1, 7), ACCESS),  # /dev/full
-    (DeviceKey("c", 1, 8), ACCESS),  # /dev/random
-    (DeviceKey("c", 1, 9), ACCESS),  # /dev/urandom
-    (DeviceKey("c", 5, 0), ACCESS),  # /dev/tty
-    (DeviceKey("c", 5, 1), ACCESS),  # /dev/console
-    (DeviceKey("c", 5, 2), ACCESS),  # /dev/ptmx
-    (DeviceKey("c", 136, None), ACCESS),  # /dev/pts/*
+DEFAULT_ALLOWED: tuple[tuple[DeviceKey, str], ...] = tuple(
+    (DeviceKey(kind, major, minor), access)
+    for kind, major, minor, access in spec_devices.DEFAULT_ALLOWED
 )
-"""What every container may use, as under docker: any node may be made, these may be opened."""
-
-
-def default_rules() -> list[dict[str, Any]]:
-    """Return docker's default list in the specification's form: deny all, allow the usual."""
-    rules: list[dict[str, Any]] = [{"allow": False, "access": ACCESS}]
-    for key, access in DEFAULT_ALLOWED:
-        rule: dict[str, Any] = {"allow": True, "type": key.type, "access": access}
-        if key.major is not None:
-            rule["major"] = key.major
-        if key.minor is not None:
-            rule["minor"] = key.minor
-        rules.append(rule)
-    return rules
-
-
-def allow_all_rules() -> list[dict[str, Any]]:
-    """Return the rules of a privileged container."""
-    return [{"allow": True, "access": ACCESS}]
+"""The specification's default list; every other list is completed with it."""
 
 
 def device_access(resources: Resources) -> DeviceAccess:
@@ -130,56 +101,6 @@ def _parse_rule(rule: Mapping[str, Any]) -> tuple[bool, DeviceKey | None, str]:
         return rule["allow"], None, access
     major, minor = (None if number is None or number < 0 else number for number in numbers)
     return rule["allow"], DeviceKey("c" if kind == "u" else kind, major, minor), access
-
-
-def parse_device_cgroup_rule(text: str) -> dict[str, Any]:
-    """Return the rule of ``--device-cgroup-rule 'c 42:* rmw'`` in the specification's form.
-
-    Raises:
-        InvalidParameter: the text is not ``TYPE MAJOR:MINOR ACCESS``.
-    """
-    words = text.split(" ")
-    numbers = words[1].split(":") if len(words) == 3 else []
-    if (
-        len(numbers) != 2
-        or words[0] not in ("a", "b", "c")
-        or not all(number == "*" or number.isdecimal() for number in numbers)
-        or not 1 <= len(words[2]) <= len(ACCESS)
-        or not set(words[2]) <= set(ACCESS)
-    ):
-        raise InvalidParameter(
-            f"invalid device cgroup format {text!r}, use 'TYPE MAJOR:MINOR ACCESS' "
-            "such as 'c 42:* rmw'"
-        )
-    rule: dict[str, Any] = {"allow": True, "type": words[0], "access": words[2]}
-    for name, number in zip(("major", "minor"), numbers, strict=True):
-        if number != "*":
-            rule[name] = int(number)
-    return rule
-
-
-def device_node_rule(path: str, access: str = ACCESS) -> dict[str, Any]:
-    """Return the rule that lets a container use the host's device node at ``path``.
-
-    Raises:
-        InvalidParameter: there is no device node at the path.
-    """
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise InvalidParameter(
-            f"error gathering device information for {path!r}: {error.strerror}; "
-            "name a device node of the host"
-        ) from error
-    if not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
-        raise InvalidParameter(f"{path!r} is not a device node; name one of the host")
-    return {
-        "allow": True,
-        "type": "b" if stat.S_ISBLK(status.st_mode) else "c",
-        "major": os.major(status.st_rdev),
-        "minor": os.minor(status.st_rdev),
-        "access": access,
-    }
 
 
 def v1_writes(access: DeviceAccess) -> list[Write]:

@@ -11,9 +11,11 @@ from typing import Any
 from aruntime.errors import InvalidSpec
 
 ACCESS = "rwm"
+"""Read, write, mknod."""
 
-_ANY_NODE = (("c", None, None, "m"), ("b", None, None, "m"))
-_USABLE = (
+DEFAULT_ALLOWED: tuple[tuple[str, int | None, int | None, str], ...] = (
+    ("c", None, None, "m"),
+    ("b", None, None, "m"),
     ("c", 1, 3, ACCESS),  # /dev/null
     ("c", 1, 5, ACCESS),  # /dev/zero
     ("c", 1, 7, ACCESS),  # /dev/full
@@ -24,13 +26,14 @@ _USABLE = (
     ("c", 5, 2, ACCESS),  # /dev/ptmx
     ("c", 136, None, ACCESS),  # /dev/pts/*
 )
+"""What every container may use, as under docker: any node may be made, these may be opened."""
 _RULE = re.compile(r"([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})")
 
 
 def default_device_rules() -> list[dict[str, Any]]:
     """Return docker's list: deny all, let any node be made, let the usual ones be used."""
     rules: list[dict[str, Any]] = [{"allow": False, "access": ACCESS}]
-    return rules + [_rule(*entry) for entry in (*_ANY_NODE, *_USABLE)]
+    return rules + [_rule(*entry) for entry in DEFAULT_ALLOWED]
 
 
 def device_rule(text: str) -> dict[str, Any]:

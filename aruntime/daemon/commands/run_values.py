@@ -14,6 +14,8 @@ from fractions import Fraction
 
 from aruntime.container.config import Device, RestartPolicy, Ulimit
 from aruntime.daemon.commands.values import parse_bool, parse_bytes, parse_int
+from aruntime.errors import InvalidSpec
+from aruntime.spec import device_rule
 
 ULIMITS = frozenset(
     {
@@ -143,8 +145,10 @@ def _is_permissions(text: str) -> bool:
 
 def parse_device_rule(text: str) -> str:
     """Check ``--device-cgroup-rule 'c 42:* rmw'``."""
-    if not re.fullmatch(r"[acb] (?:[0-9]+|\*):(?:[0-9]+|\*) [rwm]{1,3}", text):
-        raise ValueError(f"invalid device cgroup format '{text}'")
+    try:
+        device_rule(text)
+    except InvalidSpec:
+        raise ValueError(f"invalid device cgroup format '{text}'") from None
     return text
 
 

@@ -17,11 +17,11 @@ import pytest
 from aruntime.cgroups import block
 from aruntime.cgroups.block import BlkioSource, Disk
 from aruntime.cgroups.detect import Hierarchy
-from aruntime.cgroups.devices import device_node_rule
 from aruntime.cgroups.driver import Cgroup, Driver
 from aruntime.cgroups.parsers import parse_blkio
 from aruntime.cgroups.stats import BlkioStats
 from aruntime.errors import InvalidParameter, KernelFeatureMissing
+from aruntime.spec import device_rule
 
 if TYPE_CHECKING:
     from tests.kernel.cgroups.conftest import Scene
@@ -171,7 +171,7 @@ def test_weights_share_a_bfq_disk(scene: Scene, loop: Disk) -> None:
     for name, weight in (("heavy", 1000), ("light", 100)):
         row = {"major": loop.major, "minor": loop.minor, "weight": weight}
         block_io = {"weight": weight, "weightDevice": [row]}
-        limits = {"blockIO": block_io, "devices": [device_node_rule(f"/dev/{loop.name}", "r")]}
+        limits = {"blockIO": block_io, "devices": [device_rule(f"b {loop.major}:{loop.minor} r")]}
         scene.driver.check(limits)
         cgroups.append(scene.driver.create(name, limits))
         assert scene.driver.set_limits_view(cgroups[-1])["blockIO"]["weight"] == weight
@@ -219,7 +219,7 @@ def test_activated_counters_count_to_the_byte(
 ) -> None:
     """After activation the throttle file is believed, and a direct write is counted exactly."""
     driver = scene.driver
-    cgroup = driver.create("io", {"devices": [device_node_rule(f"/dev/{loop.name}", "rw")]})
+    cgroup = driver.create("io", {"devices": [device_rule(f"b {loop.major}:{loop.minor} rw")]})
     root = hierarchy.v1["blkio"]
     group = driver.cgroup_at(driver.parent).directories["blkio"]
     block.activate(root, group, [loop])

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aruntime.cgroups.detect import Hierarchy
-from aruntime.cgroups.devices import default_rules, parse_device_cgroup_rule
 from aruntime.cgroups.driver import Cgroup, Driver
 from aruntime.errors import Conflict, InvalidParameter
+from aruntime.spec import default_device_rules, device_rule
 
 if TYPE_CHECKING:
     from tests.kernel.cgroups.conftest import Scene
@@ -225,16 +225,16 @@ def test_device_rules_hold(scene: Scene, driver: Driver) -> None:
         "    try: os.close(os.open(path, os.O_RDONLY)); print('yes')\n"
         "    except OSError as error: print(error.strerror)\n"
     )
-    cgroup = driver.create("d", {"devices": default_rules()})
-    rule = parse_device_cgroup_rule("c 1:11 r")
+    cgroup = driver.create("d", {"devices": default_device_rules()})
+    rule = device_rule("c 1:11 r")
 
     def attempts() -> list[str]:
         return scene.run(cgroup, program)[1].splitlines()
 
     assert attempts() == ["yes", "yes", "Operation not permitted"]
-    driver.apply(cgroup, {"devices": [*default_rules(), rule]})
+    driver.apply(cgroup, {"devices": [*default_device_rules(), rule]})
     assert attempts() == ["yes", "yes", "yes"]
-    driver.apply(cgroup, {"devices": default_rules()})
+    driver.apply(cgroup, {"devices": default_device_rules()})
     assert attempts() == ["yes", "yes", "Operation not permitted"]
     driver.apply(cgroup, {"devices": [{"allow": True, "access": "rwm"}]})
     assert attempts() == ["yes", "yes", "yes"]

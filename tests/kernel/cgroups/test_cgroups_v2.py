@@ -17,10 +17,11 @@ import pytest
 
 from aruntime.cgroups.detect import Hierarchy, detect
 from aruntime.cgroups.device_filter import confine
-from aruntime.cgroups.devices import default_rules, device_access, parse_device_cgroup_rule
+from aruntime.cgroups.devices import device_access
 from aruntime.cgroups.driver import Driver, open_driver
 from aruntime.errors import Conflict, ControllerUnavailable
 from aruntime.kernel import bpf
+from aruntime.spec import default_device_rules, device_rule
 
 if TYPE_CHECKING:
     from tests.kernel.cgroups.conftest import Scene
@@ -63,12 +64,12 @@ def test_device_rules_hold_by_bpf(unified: Scene) -> None:
     """The same rules as on v1 give the same answers, and an update replaces the program."""
     unified.driver.create("d", {})
     denied = "Operation not permitted"
-    kmsg = parse_device_cgroup_rule("c 1:11 r")
+    kmsg = device_rule("c 1:11 r")
     everything: dict[str, object] = {"allow": True, "access": "rwm"}
     no_random: dict[str, object] = {
         "allow": False, "type": "c", "major": 1, "minor": 9, "access": "w",
     }  # fmt: skip
-    assert enforced(unified, default_rules()) == ["yes", "yes", denied]
+    assert enforced(unified, default_device_rules()) == ["yes", "yes", denied]
     assert enforced(unified, [kmsg]) == ["yes", "yes", "yes"]
     assert enforced(unified, [everything]) == ["yes", "yes", "yes"]
     assert enforced(unified, [everything, no_random]) == ["yes", "yes", "yes"]

@@ -16,6 +16,7 @@ from aruntime.cgroups.parsers import parse_device_list
 from aruntime.cgroups.resources import Write
 from aruntime.errors import InvalidParameter
 from aruntime.kernel import bpf
+from aruntime.spec import default_device_rules
 
 RECORDED = b"""c *:* m
 b *:* m
@@ -144,7 +145,7 @@ def test_update_never_takes_a_device_that_stays(
 
 def test_default_rules_give_the_recorded_list() -> None:
     """docker's default devices, folded and written, are what the kernel then lists."""
-    access = device_access({"devices": devices.default_rules()})
+    access = device_access({"devices": default_device_rules()})
     assert [(*key, letters) for key, letters in access.exceptions.items()] == parse_device_list(
         RECORDED
     )
@@ -156,13 +157,13 @@ def test_default_rules_give_the_recorded_list() -> None:
 
 def test_no_rules_at_all_are_the_default_rules() -> None:
     """A container whose specification forgets devices is confined all the same."""
-    assert device_access({}) == device_access({"devices": devices.default_rules()})
+    assert device_access({}) == device_access({"devices": default_device_rules()})
     assert device_access({"devices": None}) == device_access({"devices": []})
 
 
 def test_privileged_may_use_everything() -> None:
     """Allow all leaves nothing to write on v1 and always says yes on v2."""
-    access = device_access({"devices": devices.allow_all_rules()})
+    access = device_access({"devices": [{"allow": True, "access": "rwm"}]})
     assert access == DeviceAccess(True, {})
     assert devices.v1_writes(access) == []
     assert interpret(device_program(access), bpf_context(("b", 8, 0, "rw"))) == 1
@@ -195,33 +196,3 @@ def test_malformed_rules_are_refused(rule: dict[str, Any]) -> None:
     """No rule is guessed at."""
     with pytest.raises(InvalidParameter, match="malformed rule"):
         device_access({"devices": [rule]})
-
-
-def test_device_cgroup_rule_of_the_command_line() -> None:
-    """The form docker documents."""
-    assert devices.parse_device_cgroup_rule("c 42:* rmw") == {
-        "allow": True, "type": "c", "major": 42, "access": "rmw",
-    }  # fmt: skip
-    assert devices.parse_device_cgroup_rule("a *:* rwm") == {
-        "allow": True, "type": "a", "access": "rwm",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "text", ["", "c 1:3", "c 1 r", "d 1:3 r", "c 1:3 x", "c 1:3 rwmr", "c x:3 r", "c 1:3:4 r"]
-)
-def test_malformed_device_cgroup_rule_is_refused(text: str) -> None:
-    """Everything else is an error that shows the form."""
-    with pytest.raises(InvalidParameter, match="invalid device cgroup format"):
-        devices.parse_device_cgroup_rule(text)
-
-
-def test_rule_for_a_node_of_the_host() -> None:
-    """--device /dev/null becomes its numbers; a plain file is refused."""
-    assert devices.device_node_rule("/dev/null", "r") == {
-        "allow": True, "type": "c", "major": 1, "minor": 3, "access": "r",
-    }  # fmt: skip
-    with pytest.raises(InvalidParameter, match="not a device node"):
-        devices.device_node_rule(__file__)
-    with pytest.raises(InvalidParameter, match="No such file"):
-        devices.device_node_rule("/dev/no-such-device")

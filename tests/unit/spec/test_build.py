@@ -301,6 +301,8 @@ def test_device_rules_are_parsed() -> None:
     assert oci.device_rule("b 8:* rmw") == {
         "allow": True, "type": "b", "access": "rmw", "major": 8,
     }  # fmt: skip
-    for text in ("", "x 1:2 r", "c 1 r", "c 1:2", "c 1:2 q", "c 1:2 rwmm"):
+    assert oci.device_rule("a *:* rwm") == {"allow": True, "type": "a", "access": "rwm"}
+    malformed = ("", "x 1:2 r", "c 1 r", "c 1:2", "c 1:2 q", "c 1:2 rwmm", "c x:3 r", "c 1:3:4 r")
+    for text in malformed:
         with pytest.raises(InvalidSpec, match="invalid device cgroup format"):
             oci.device_rule(text)
