@@ -33,7 +33,6 @@ TITLES = {
     "UniqueSize": "UNIQUE SIZE",
     "VirtualSize": "VIRTUAL SIZE",
 }
-SIZE_DIGITS = 3
 NANOSECONDS = 1_000_000_000
 
 Predicate = Callable[[Image], bool]
@@ -93,7 +92,7 @@ def _row(
     full_ids: bool,
     containers: Mapping[str, int],
 ) -> Row:
-    size = values.format_size(image.size, SIZE_DIGITS)
+    size = values.format_size(image.size)
     return {
         "Containers": str(containers.get(image.id, 0)),
         "CreatedAt": created_at(image.created_ns),

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from aruntime.daemon.commands.flags import Command, Flag, Parsed
-from aruntime.daemon.commands.human import binary_size, decimal_size
 from aruntime.daemon.commands.listing import line_template, render_rows
 from aruntime.daemon.commands.logs import parse_moment
 from aruntime.daemon.commands.template_values import render
+from aruntime.daemon.commands.values import format_bytes, format_size
 from aruntime.daemon.events import Event
 from aruntime.daemon.log_reader import rfc3339_nano
 from aruntime.daemon.record import Container
 from aruntime.daemon.session import Session
 from aruntime.errors import Conflict, InvalidParameter, Unavailable
+from aruntime.metering.host import memory_bytes
 from aruntime.metering.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ def stats_row(
         "Container": container.short_id,
         "Name": container.config.name,
         "CPUPerc": f"{percent:.2f}%",
-        "MemUsage": f"{binary_size(memory)} / {binary_size(limit)}",
+        "MemUsage": f"{format_bytes(memory)} / {format_bytes(limit)}",
         "MemPerc": f"{100 * memory / limit if limit else 0:.2f}%",
-        "NetIO": f"{decimal_size(received)} / {decimal_size(sent)}",
-        "BlockIO": f"{decimal_size(read)} / {decimal_size(written)}",
+        "NetIO": f"{format_size(received)} / {format_size(sent)}",
+        "BlockIO": f"{format_size(read)} / {format_size(written)}",
         "PIDs": str(now.pids if now is not None else 0),
     }
 
@@ -81,7 +81,7 @@ async def run_stats(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     stream = not parsed.boolean("no-stream")
     session.open_ended = True
     earlier: dict[str, Snapshot] = {}
-    host_memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    host_memory = memory_bytes()
     interval = FIRST_INTERVAL_SECONDS
     while True:
         shown = named or [

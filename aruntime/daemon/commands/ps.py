@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from aruntime.container.state import Status
 from aruntime.daemon.commands.flags import Command, Flag, Parsed
-from aruntime.daemon.commands.human import ago, duration
 from aruntime.daemon.commands.listing import render_rows
+from aruntime.daemon.commands.values import format_age
 from aruntime.daemon.record import Container
 from aruntime.daemon.session import Session
 from aruntime.errors import InvalidParameter
@@ -28,6 +28,11 @@ TITLES = {
 SHOWN_COMMAND = 20
 
 
+def age(nanoseconds: int) -> str:
+    """Return a span of time in words."""
+    return format_age(nanoseconds / 1_000_000_000)
+
+
 def status_text(container: Container) -> str:
     """Return docker's STATUS column: ``Up 2 minutes (Paused)``, ``Exited (0) 5 seconds ago``."""
     state = container.state
@@ -40,8 +45,8 @@ def status_text(container: Container) -> str:
         case Status.EXITED | Status.RESTARTING:
             code = "unknown" if state.exit_code is None else state.exit_code
             verb = "Exited" if state.status is Status.EXITED else "Restarting"
-            return f"{verb} ({code}) {ago(now - state.finished_ns)}"
-    shown = f"Up {duration(now - state.started_ns)}"
+            return f"{verb} ({code}) {age(now - state.finished_ns)} ago"
+    shown = f"Up {age(now - state.started_ns)}"
     if state.status in (Status.PAUSED, Status.PAUSING):
         return f"{shown} (Paused)"
     if container.health is not None:
@@ -63,7 +68,7 @@ def row(container: Container, *, truncate: bool) -> dict[str, Any]:
         "Image": config.image,
         "Command": f'"{command}"',
         "CreatedAt": f"{created:%Y-%m-%d %H:%M:%S %z %Z}",
-        "RunningFor": ago(time.time_ns() - config.created_ns),
+        "RunningFor": f"{age(time.time_ns() - config.created_ns)} ago",
         "Status": status_text(container),
         "State": container.state.status.value,
         "Ports": "",

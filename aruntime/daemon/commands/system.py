@@ -23,6 +23,7 @@ from aruntime.daemon.commands.listing import line_template
 from aruntime.daemon.commands.template_values import render
 from aruntime.errors import UsageError
 from aruntime.kernel import capabilities
+from aruntime.metering.host import memory_bytes
 
 if TYPE_CHECKING:
     from aruntime.daemon.compose import Daemon
@@ -119,7 +120,7 @@ def host_fields() -> dict[str, Any]:
         "OSType": "linux",
         "Architecture": platform.machine(),
         "NCPU": os.cpu_count() or 1,
-        "MemTotal": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "MemTotal": memory_bytes(),
         "Name": os.uname().nodename,
     }
 

@@ -154,8 +154,8 @@ def format_bytes(size: float) -> str:
     return _scaled(size, 1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"), 4)
 
 
-def format_size(size: float, precision: int = 4) -> str:
-    """Write a size in decimal units, as docker images (3 digits) and stats do: ``4.26MB``."""
+def format_size(size: float, precision: int = 3) -> str:
+    """Write a size in decimal units, as docker images and stats do: ``4.26MB``."""
     return _scaled(size, 1000, ("B", "kB", "MB", "GB", "TB", "PB", "EB"), precision)
 
 
