@@ -224,27 +224,13 @@ def _since(text: str, resolve: Callable[[str], Image], _now_ns: int) -> Predicat
 
 
 def _until(text: str, _resolve: Callable[[str], Image], now_ns: int) -> Predicate:
-    limit = _moment(text, now_ns)
-    return lambda image: image.created_ns < limit
-
-
-def _moment(text: str, now_ns: int) -> int:
-    """Read a Unix time, an age (``24h``) or an RFC 3339 time."""
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return int(float(text) * NANOSECONDS)
     try:
-        return now_ns - values.parse_duration(text)
-    except ValueError:
-        pass
-    try:
-        found = datetime.fromisoformat(text)
+        limit = values.parse_moment(text, now_ns)
     except ValueError:
         raise UsageError(
             f"invalid filter 'until={text}': must be a time, a Unix time or an age such as 24h"
         ) from None
-    if found.tzinfo is None:
-        found = found.replace(tzinfo=UTC)
-    return int(found.timestamp() * NANOSECONDS)
+    return lambda image: image.created_ns < limit
 
 
 _FILTERS: dict[str, Callable[[str, Callable[[str], Image], int], Predicate]] = {

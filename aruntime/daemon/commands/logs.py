@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import AsyncIterator, Iterator
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import trio
@@ -14,7 +12,7 @@ import trio
 from aruntime.container import logfile
 from aruntime.daemon import log_reader
 from aruntime.daemon.commands.flags import Command, Flag, Parsed
-from aruntime.daemon.commands.values import parse_duration
+from aruntime.daemon.commands.values import parse_moment
 from aruntime.daemon.log_reader import Line, LineSplitter
 from aruntime.daemon.session import Session
 from aruntime.errors import InvalidParameter
@@ -23,27 +21,18 @@ if TYPE_CHECKING:
     from aruntime.daemon.compose import Daemon
 
 BATCH_BYTES = 1 << 16
-UNIX_TIME = re.compile(r"(\d+)(?:\.(\d{1,9}))?")
 
 
-def parse_moment(text: str, now_ns: int) -> int:
-    """Return a moment in Unix nanoseconds: RFC 3339, Unix seconds, or a duration before now.
+def moment(parsed: Parsed, flag: str, now_ns: int, default: int) -> int:
+    """Return the moment that a flag names in Unix nanoseconds, the default if it is not given.
 
     Raises:
-        InvalidParameter: none of them.
+        InvalidParameter: it names none.
     """
-    match = UNIX_TIME.fullmatch(text)
-    if match is not None:
-        return int(match[1]) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
-    with contextlib.suppress(ValueError):
-        return now_ns - parse_duration(text)
-    with contextlib.suppress(ValueError):
-        # datetime keeps microseconds; docker's own stamps have nine digits.
-        trimmed = re.sub(r"(\.\d{6})\d+", r"\1", text)
-        return int(datetime.fromisoformat(trimmed).astimezone().timestamp() * 1e6) * 1000
-    raise InvalidParameter(
-        f"invalid time {text!r}: give 2026-01-02T13:23:37Z, a Unix time, or a duration such as 42m"
-    )
+    try:
+        return parse_moment(parsed.string(flag), now_ns) if parsed.string(flag) else default
+    except ValueError as error:
+        raise InvalidParameter(str(error)) from None
 
 
 def parse_tail(text: str) -> int | None:
@@ -95,8 +84,8 @@ async def run_logs(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     """Show the log of a container."""
     container = daemon.supervisor.find(parsed.args[0])
     now = time.time_ns()
-    since = parse_moment(parsed.string("since"), now) if parsed.string("since") else 0
-    until = parse_moment(parsed.string("until"), now) if parsed.string("until") else 0
+    since = moment(parsed, "since", now, 0)
+    until = moment(parsed, "until", now, 0)
     tail = parse_tail(parsed.string("tail"))
     timestamps = parsed.boolean("timestamps")
     sink = container.sink

@@ -10,7 +10,7 @@ import trio
 
 from aruntime.daemon.commands.flags import Command, Flag, Parsed
 from aruntime.daemon.commands.listing import line_template, render_rows
-from aruntime.daemon.commands.logs import parse_moment
+from aruntime.daemon.commands.logs import moment
 from aruntime.daemon.commands.template_values import render
 from aruntime.daemon.commands.values import format_bytes, format_size
 from aruntime.daemon.events import Event
@@ -195,8 +195,8 @@ async def run_events(session: Session, parsed: Parsed, daemon: Daemon) -> int:
             raise InvalidParameter(f"invalid filter '{key}'")
     chosen = parsed.string("format")
     now = time.time_ns()
-    since = parse_moment(parsed.string("since"), now) if parsed.string("since") else now
-    until = parse_moment(parsed.string("until"), now) if parsed.string("until") else 0
+    since = moment(parsed, "since", now, now)
+    until = moment(parsed, "until", now, 0)
     with daemon.events.listen() as happening:
         for event in daemon.events.since(since):
             if event_fits(event, filters) and (not until or event.time_ns <= until):

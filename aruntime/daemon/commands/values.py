@@ -8,7 +8,9 @@ Out of scope: values with a structure of their own (mounts, devices, ulimits).
 
 from __future__ import annotations
 
+import contextlib
 import re
+from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 
 INT64_MAX = (1 << 63) - 1
@@ -31,6 +33,7 @@ _DURATION_UNITS = {
     "m": 60_000_000_000,
     "h": 3_600_000_000_000,
 }
+_UNIX_TIME = re.compile(r"(\d+)(?:\.(\d{1,9}))?")
 _DURATION_PART = re.compile(r"([0-9]*)(?:\.([0-9]*))?([^0-9.]*)")
 
 
@@ -122,6 +125,22 @@ def parse_duration(text: str) -> int:
     if total > INT64_MAX:
         raise ValueError(f'time: invalid duration "{text}"')
     return -total if text.startswith("-") else total
+
+
+def parse_moment(text: str, now_ns: int) -> int:
+    """Read a moment: RFC 3339, Unix seconds, or a duration before now; as Unix nanoseconds."""
+    match = _UNIX_TIME.fullmatch(text)
+    if match is not None:
+        return int(match[1]) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
+    with contextlib.suppress(ValueError):
+        return now_ns - parse_duration(text)
+    with contextlib.suppress(ValueError):
+        # datetime keeps microseconds; docker's own stamps have nine digits.
+        trimmed = re.sub(r"(\.\d{6})\d+", r"\1", text)
+        return int(datetime.fromisoformat(trimmed).astimezone().timestamp() * 1e6) * 1000
+    raise ValueError(
+        f"invalid time {text!r}: give 2026-01-02T13:23:37Z, a Unix time, or a duration such as 42m"
+    )
 
 
 def format_duration(nanoseconds: int) -> str:

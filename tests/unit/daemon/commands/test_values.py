@@ -171,3 +171,24 @@ def test_decimal_sizes(size: int, precision: int, text: str) -> None:
 def test_ages_in_words(seconds: float, text: str) -> None:
     """go-units' HumanDuration."""
     assert values.format_age(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "nanoseconds"),
+    [
+        ("1700000000", 1_700_000_000 * 10**9), ("1700000000.000000001", 1_700_000_000 * 10**9 + 1),
+        ("90s", 2_000_000_000 * 10**9 - 90 * 10**9), ("0s", 2_000_000_000 * 10**9),
+        ("2023-11-14T22:13:20Z", 1_700_000_000 * 10**9),
+        ("2023-11-14T23:13:20.123456789+01:00", 1_700_000_000 * 10**9 + 123_456_000),
+    ],
+)  # fmt: skip
+def test_moments(text: str, nanoseconds: int) -> None:
+    """Unix times to the nanosecond, ages before now, RFC 3339 with docker's nine digits."""
+    assert values.parse_moment(text, 2_000_000_000 * 10**9) == nanoseconds
+
+
+@pytest.mark.parametrize("text", ["", "then", "1.2.3", "12-31"])
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    """The message shows the three forms."""
+    with pytest.raises(ValueError, match="invalid time"):
+        values.parse_moment(text, 0)
