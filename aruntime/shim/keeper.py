@@ -99,8 +99,14 @@ class Keeper:
         daemon.send({"op": messages.HANDED_OVER, "count": count})
 
     def goodbye(self) -> None:
-        """The daemon is gone or about to go: move output again."""
+        """The daemon is gone or about to go: move output again.
+
+        The clients of its execs are gone with it: nobody will write to them any more.
+        """
         self._daemon = None
+        for child in self._children.values():
+            if child.exec_id:
+                child.drop("stdin_write")
         self.pump.start(self._children.values())
 
     def request(self, fields: dict[str, Any], fds: dict[str, int]) -> None:

@@ -163,6 +163,16 @@ def test_stdin_stays_open_over_a_daemons_death(shim: Shim, tmp_path: Path) -> No
     shim.reap("c1")
 
 
+def test_stdin_of_an_exec_ends_with_its_daemon(shim: Shim) -> None:
+    """Its client is gone and cannot come back: the program sees the end of its input."""
+    shim.launch("c1", ["sleep", "1000"])
+    shim.execute("c1", "e1", ["sh", "-c", "cat; exit 6"], stdin=True)
+    shim.reconnect()
+    assert shim.reap("c1", "e1")["code"] == 6
+    shim.kill("c1")
+    shim.reap("c1")
+
+
 def test_launch_cut_off_by_the_daemons_death(shim: Shim, tmp_path: Path) -> None:
     """What was set up is handed over as created; nothing of it has run."""
     shim.send_launch("c1", ["echo", "ran"], log_dir=tmp_path / "l")
