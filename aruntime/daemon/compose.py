@@ -25,7 +25,6 @@ from aruntime.cgroups.driver import Driver, open_driver
 from aruntime.daemon import adoption
 from aruntime.daemon.commands.registry import Registry
 from aruntime.daemon.events import Events
-from aruntime.daemon.link_counters import ContainerLinks
 from aruntime.daemon.metrics_http import MetricsServer
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.pump import Pump
@@ -146,23 +145,20 @@ async def opened_meter(
     settings: Settings, driver: Driver, network: Network
 ) -> AsyncIterator[Meter]:
     """Open the meter and what it reads; its last reading is durable when the block ends."""
-    links = ContainerLinks(network)
     meter = Meter(
         str(settings.root / "ledger.db"),
         driver,
         poll_seconds=settings.poll_interval,
         slow_seconds=settings.slow_interval,
-        network=links.read,
+        network=network.counters,
     )
-    try:
+    with contextlib.closing(network):
         await meter.open()
         try:
             await choose_block_counters(meter, driver)
             yield meter
         finally:
             await meter.aclose()
-    finally:
-        links.close()
 
 
 async def choose_block_counters(meter: Meter, driver: Driver) -> None:

@@ -116,3 +116,7 @@ def test_no_link_no_counters(host: Host, network: Network) -> None:
     assert host.run(network.counters, "b" * 64) is None
     assert host.run(network.counters, "a" * 64) is None
     assert attachment.host_ifindex not in host.run(by_getlink)
+    host.container(attachment.netlink)
+    assert host.run(network.counters, "a" * 64) is not None
+    network.release("a" * 64)
+    assert host.run(network.counters, "a" * 64) is None
