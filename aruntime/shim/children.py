@@ -10,6 +10,9 @@ containers shall cost the shim a megabyte at most.
 from __future__ import annotations
 
 import os
+import select
+
+from aruntime.container import messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,3 +122,23 @@ class Child:
         if self.intermediate is not None:
             os.close(self.intermediate[1])
             self.intermediate = None
+
+
+def key_of(fields: dict[str, Any]) -> tuple[str, str]:
+    """Return container id and exec id of a message."""
+    return str(fields.get("id", "")), str(fields.get("exec_id", ""))
+
+
+def is_dead(pidfd: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    ready = select.poll()
+    ready.register(pidfd, select.POLLIN)
+    return bool(ready.poll(0))
+
+
+def death(status: int) -> dict[str, Any]:
+    """Return the failure of an init that died without a word."""
+    code = os.waitstatus_to_exitcode(status)
+    how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    text = f"init died while it was set up: {how}"
+    return {"step": messages.STEP_INIT, "errno": 0, "strerror": text, "path": ""}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import _socket
 import errno
 import os
-import select
 
 from aruntime import __version__
 from aruntime.container import messages, spawn
@@ -122,7 +121,7 @@ class Keeper:
             if op in (messages.LAUNCH, messages.EXEC):
                 self._launch(str(op), fields, fds)
             elif op in calls:
-                child = self._children.get(key_of(fields))
+                child = self._children.get(states.key_of(fields))
                 if child is None:
                     self._refuse(fields, errno.ESRCH, "the shim holds no such child")
                 else:
@@ -137,7 +136,7 @@ class Keeper:
     # --- launch
 
     def _launch(self, op: str, fields: dict[str, Any], fds: dict[str, int]) -> None:
-        container_id, exec_id = key_of(fields)
+        container_id, exec_id = states.key_of(fields)
         if not container_id or bool(exec_id) != (op == messages.EXEC):
             self._refuse(fields, errno.EINVAL, "the request lacks an id")
             return
@@ -175,7 +174,7 @@ class Keeper:
             target = self._children.get((child.id, ""))
             if target is None:
                 raise OSError(errno.ESRCH, "the shim holds no such container")
-            if is_dead(target.pidfd):
+            if states.is_dead(target.pidfd):
                 raise OSError(errno.ESRCH, "the container is not running")
             fds["target"] = os.dup(target.pidfd)
         payload["start"] = child.start_at_once
@@ -279,7 +278,7 @@ class Keeper:
                 self._report_failure(child, status)
 
     def _report_failure(self, child: Child, status: int) -> None:
-        failure = child.failure or death(status)
+        failure = child.failure or states.death(status)
         del self._children[child.key]
         child.close()
         self._send({**child.fields(messages.FAILED), **failure})
@@ -370,7 +369,7 @@ class Keeper:
 
     def _refuse(self, fields: dict[str, Any], number: int, reason: str) -> None:
         """Answer a request that changed nothing."""
-        container_id, exec_id = key_of(fields)
+        container_id, exec_id = states.key_of(fields)
         answer = {
             "op": messages.FAILED,
             "id": container_id,
@@ -384,23 +383,3 @@ class Keeper:
     def _send(self, fields: dict[str, Any]) -> None:
         if self._daemon is not None:
             self._daemon.send(fields)
-
-
-def key_of(fields: dict[str, Any]) -> tuple[str, str]:
-    """Return container id and exec id of a message."""
-    return str(fields.get("id", "")), str(fields.get("exec_id", ""))
-
-
-def is_dead(pidfd: int) -> bool:
-    """Whether a process has ended, reaped or not."""
-    ready = select.poll()
-    ready.register(pidfd, select.POLLIN)
-    return bool(ready.poll(0))
-
-
-def death(status: int) -> dict[str, Any]:
-    """Return the failure of an init that died without a word."""
-    code = os.waitstatus_to_exitcode(status)
-    how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-    text = f"init died while it was set up: {how}"
-    return {"step": messages.STEP_INIT, "errno": 0, "strerror": text, "path": ""}

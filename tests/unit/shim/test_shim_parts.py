@@ -8,6 +8,8 @@ import json
 import os
 import pty
 import socket
+import subprocess
+import sys
 import tty
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 
 from aruntime.container import logfile
-from aruntime.shim import children, keeper, link, pump
+from aruntime.shim import children, link, pump
 from aruntime.shim.children import Child
 from aruntime.shim.loop import Loop
 
@@ -208,8 +210,8 @@ def test_terminal_goes_through_its_pipe(tmp_path: Path) -> None:
 
 def test_deaths_in_words() -> None:
     """How an init that said nothing has died."""
-    assert keeper.death(9)["strerror"].endswith("killed by signal 9")
-    assert keeper.death(3 << 8)["strerror"].endswith("exit code 3")
+    assert children.death(9)["strerror"].endswith("killed by signal 9")
+    assert children.death(3 << 8)["strerror"].endswith("exit code 3")
 
 
 def test_child_hands_over_in_the_order_of_the_protocol() -> None:
@@ -220,3 +222,30 @@ def test_child_hands_over_in_the_order_of_the_protocol() -> None:
     assert made.fields("created") == {"op": "created", "id": "c1", "exec_id": "e1"}
     made.fds.clear()
     assert not made.is_set_up
+
+
+END_SOON = """
+import sys
+from aruntime.shim import serve
+serve.IDLE_SECONDS = 0.05
+serve.run(sys.argv[1], stay=sys.argv[2] == "stay")
+"""
+
+
+@pytest.mark.parametrize("kind", ["idle", "stay"])
+def test_shim_without_children_ends_by_itself(tmp_path: Path, kind: str) -> None:
+    """Some time after its daemon left, unless a service manager wants it to stay."""
+    command = [sys.executable, "-c", END_SOON, str(tmp_path), kind]
+    shim = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        if kind == "idle":
+            assert shim.wait(timeout=20) == 0
+        else:
+            with pytest.raises(subprocess.TimeoutExpired):
+                shim.wait(timeout=1.0)
+            shim.terminate()
+            assert shim.wait(timeout=20) == 0
+        assert os.listdir(tmp_path) == []
+    finally:
+        shim.kill()
+        shim.communicate()
