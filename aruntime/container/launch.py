@@ -87,7 +87,7 @@ def payload(
         cgroup_dirs: absolute cgroup directories that init joins.
         mounts: the operations of ``rootfs.plan``, whole; with a user namespace they are split
             here between the two processes that execute them.
-        netlink: ``{host, inside, netns_fd}`` entries, batches as base64 text.
+        netlink: ``{host, inside, netns_fd, sysctls}`` entries, batches as base64 text.
         bpf: the compiled seccomp filter, or None for no filter.
         init: keep our own reaper as PID 1.
         join: namespace type to path or ``fd:NAME``, on top of the paths in the specification.

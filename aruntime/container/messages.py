@@ -94,9 +94,10 @@ is not marked optional is present::
                      then forked by an intermediate process that keeps the host's privileges
     time_offsets     optional: [["monotonic" | "boottime", seconds, nanoseconds], ...]
     cgroups          directories whose cgroup.procs init writes itself into, in this order
-    netlink          [{host, inside, netns_fd}, ...]: encoded batches as base64; ``host`` is sent
-                     from the host's network namespace and may refer to the new one by the
-                     descriptor number netns_fd; ``inside`` is sent from the new one
+    netlink          [{host, inside, netns_fd, sysctls}, ...]: encoded batches as base64; ``host``
+                     is sent from the host's network namespace and may refer to the new one by the
+                     descriptor number netns_fd; ``inside`` is sent from the new one, once
+                     sysctls (optional; path below /proc/sys to value) are set there
     hostname         optional
     domainname       optional
     mounts           operations of aruntime.rootfs.plan, done by init in the mount namespace

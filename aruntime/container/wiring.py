@@ -11,7 +11,7 @@ import binascii
 import errno
 import os
 
-from aruntime.container import messages
+from aruntime.container import joining, messages
 from aruntime.kernel import netlink
 
 TYPE_CHECKING = False
@@ -63,10 +63,24 @@ class HostNetwork:
             self._socket.close()
         channel.step = messages.STEP_NETLINK_INSIDE
         for entry in self._entries:
+            set_sysctls(entry.get("sysctls", {}))
             if entry["inside"]:
                 inside = netlink.open_socket()
                 netlink.send_and_ack(inside, binascii.a2b_base64(entry["inside"]))
                 inside.close()
+
+
+def set_sysctls(values: dict[str, str]) -> None:
+    """Set parameters of this network namespace, through the host's /proc.
+
+    Raises:
+        OSError: as write(2).
+    """
+    for path, value in values.items():
+        try:
+            joining.write_file(f"/proc/sys/{path}", value.encode())
+        except FileNotFoundError:
+            continue  # a kernel without that protocol
 
 
 def send_host_batches(

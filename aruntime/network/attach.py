@@ -52,7 +52,8 @@ class Attachment(Endpoint):
     host_ifindex: int
     """Interface index the host end will have; it never had another owner in this daemon's life."""
     netlink: dict[str, Any] = field(repr=False)
-    """The launch payload's entry: base64 batches ``host`` and ``inside``, and ``netns_fd``."""
+    """The launch payload's entry: base64 batches ``host`` and ``inside``, ``netns_fd``, and the
+    ``sysctls`` to be set between the two."""
     repairs: tuple[str, ...] = ()
     """What ``ensure`` had to do for it, for the log; empty but for the first container."""
 
@@ -267,6 +268,7 @@ def _payload(host: bytes, inside: bytes) -> dict[str, Any]:
         "host": base64.b64encode(host).decode("ascii"),
         "inside": base64.b64encode(inside).decode("ascii"),
         "netns_fd": encode.NETNS_FD,
+        "sysctls": {encode.ACCEPT_RA: "0"} if host else {},
     }
 
 

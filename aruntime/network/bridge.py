@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ALIAS = "aruntime bridge"
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+ACCEPT_RA = "/proc/sys/net/ipv6/conf/{}/accept_ra"
 MAIN_TABLE = 254
 DEFAULT_MTU = 1500
 
@@ -65,6 +66,8 @@ def ensure(name: str, gateway: IPv4Interface, mtu: int = DEFAULT_MTU) -> tuple[i
         if ours and link.get_attr("IFLA_MTU") != mtu:
             ipr.link("set", index=index, mtu=mtu)
             changes.append(f"set mtu {mtu} on {name}")
+        if ours:
+            changes += _ignore_routers(name)
         if not link["flags"] & 1:
             ipr.link("set", index=index, state="up")
             changes.append(f"brought {name} up")
@@ -149,6 +152,22 @@ def _mark(ipr: IPRoute, index: int) -> None:
     """
     quiet = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]}
     ipr.link("set", index=index, ifalias=ALIAS, IFLA_AF_SPEC=quiet)
+
+
+def _ignore_routers(name: str) -> list[str]:
+    """Keep the host from taking a container for its IPv6 router (CVE-2020-13401).
+
+    A container may send any frame (CAP_NET_RAW), and a router advertisement would give the bridge
+    an address and the host a default route.
+    """
+    path = Path(ACCEPT_RA.format(name))
+    try:
+        if path.read_text().strip() == "0":
+            return []
+    except FileNotFoundError:
+        return []  # a kernel without IPv6
+    path.write_text("0\n")
+    return [f"let {name} ignore router advertisements"]
 
 
 def _mac(gateway: IPv4Interface) -> str:

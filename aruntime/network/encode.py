@@ -35,6 +35,9 @@ NETNS_FD = 250
 """Descriptor number at which the sender of a host batch holds the new network namespace."""
 
 IFNAME = "eth0"
+ACCEPT_RA = f"net/ipv6/conf/{IFNAME}/accept_ra"
+"""Below /proc/sys; 0 before eth0 is up, or a neighbour could make itself the container's router by
+IPv6 (CVE-2020-13401). There is no netlink message for it."""
 LOOPBACK_IFINDEX = 1
 """The loopback link is the first of every network namespace."""
 ETH0_IFINDEX = 100

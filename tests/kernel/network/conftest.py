@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pytest
 
+from aruntime.container import wiring
 from aruntime.kernel import namespaces, netlink
 from aruntime.network.encode import encode_loopback
 
@@ -91,6 +92,7 @@ def connect(host_route: _socket.socket, payload: dict[str, Any]) -> None:
             os.close(payload["netns_fd"])
     finally:
         os.close(netns)
+    wiring.set_sysctls(payload["sysctls"])
     with closing(netlink.open_socket()) as route:
         netlink.send_and_ack(route, base64.b64decode(payload["inside"]))
 

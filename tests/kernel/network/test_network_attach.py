@@ -204,12 +204,14 @@ def add_route(subnet: str, gateway: str) -> None:
 
 def test_ensure_reports_and_is_idempotent(host: Host, network: Network) -> None:
     """The first call says what it made, the second has nothing to say and changes nothing."""
+    host.run(bridges.FORWARDING.write_text, "0\n")  # a new namespace has it as the real host has it
     changes = host.run(network.ensure)
     before = host.run(ruleset), host.run(link, "artest0")["index"]
 
     assert changes == [
         "made bridge artest0",
         "gave artest0 the address 10.77.0.1/24",
+        "let artest0 ignore router advertisements",
         "brought artest0 up",
         "set net.ipv4.ip_forward to 1",
         "wrote nftables table ip artest0",
