@@ -132,28 +132,61 @@ async def exec_output(
         sources = [(os.dup(started.master_fd), logfile.STDOUT)]
     streams.stdout_read = streams.stderr_read = -1
     sending, receiving = trio.open_memory_channel[Chunk](0)
+    readers = [OutputReader(fd, stream, sending.clone()) for fd, stream in sources]
+    sending.close()
     async with trio.open_nursery() as nursery:
-        async with sending:
-            for fd, stream in sources:
-                nursery.start_soon(_read, fd, stream, sending.clone())
-        nursery.start_soon(_give_up_soon, started, nursery.cancel_scope)
+        for reader in readers:
+            nursery.start_soon(reader.run)
+        nursery.start_soon(_give_up_soon, started, readers)
         async with receiving:
             yield receiving
         nursery.cancel_scope.cancel()
 
 
-async def _give_up_soon(started: Exec, reading: trio.CancelScope) -> None:
+async def _give_up_soon(started: Exec, readers: list[OutputReader]) -> None:
+    """Stop the readers once the process has ended and its pipes are empty.
+
+    What a slow client has not taken yet is not given up.
+    """
     await started.exited.wait()
-    await trio.sleep(OUTPUT_GRACE_SECONDS)
-    reading.cancel()
+    while True:
+        await trio.sleep(OUTPUT_GRACE_SECONDS)
+        for reader in readers:
+            reader.give_up_if_idle()
 
 
-async def _read(fd: int, stream: int, sending: trio.MemorySendChannel[Chunk]) -> None:
-    source = trio.lowlevel.FdStream(fd)
-    async with source, sending:
-        with contextlib.suppress(OSError, trio.BrokenResourceError):  # EIO: the pty is closed
-            while content := await source.receive_some(READ_BYTES):
-                await sending.send(Chunk(0, stream, content))
+class OutputReader:
+    """Reads one stream of an exec; owns the descriptor and the channel's end."""
+
+    __slots__ = ("_fd", "_idle", "_scope", "_sending", "_stream")
+
+    def __init__(self, fd: int, stream: int, sending: trio.MemorySendChannel[Chunk]) -> None:
+        self._fd = fd
+        self._stream = stream
+        self._sending = sending
+        self._scope = trio.CancelScope()
+        self._idle = False
+
+    async def run(self) -> None:
+        """Read to the end of the stream, or until given up. Cancellation closes both ends."""
+        source = trio.lowlevel.FdStream(self._fd)
+        with self._scope:
+            async with source, self._sending:
+                with contextlib.suppress(OSError, trio.BrokenResourceError):  # EIO: closed pty
+                    while content := await self._receive(source):
+                        await self._sending.send(Chunk(0, self._stream, content))
+
+    def give_up_if_idle(self) -> None:
+        """End the stream if nothing is on its way."""
+        if self._idle:
+            self._scope.cancel()
+
+    async def _receive(self, source: trio.lowlevel.FdStream) -> bytes:
+        self._idle = True
+        try:
+            return bytes(await source.receive_some(READ_BYTES))
+        finally:
+            self._idle = False
 
 
 def kill(started: Exec) -> None:

@@ -1,0 +1,30 @@
+"""Daemons that the tests of a module share, where starting one per test would say nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import RunningDaemon
+
+
+@pytest.fixture(scope="module")
+def shared_daemon(busybox_tar: bytes) -> Iterator[RunningDaemon]:
+    """Yield a daemon with the image busybox; bridge and cgroups' parent exist already."""
+    daemon = RunningDaemon()
+    try:
+        daemon.start()
+        daemon.load_busybox(busybox_tar)
+        daemon.run("run", "--rm", "busybox", "true")
+        yield daemon
+    finally:
+        daemon.destroy()
+
+
+@pytest.fixture(scope="module")
+def debian_daemon(shared_daemon: RunningDaemon, debian_tar: Path) -> RunningDaemon:
+    """Return the shared daemon with the image debian, which has perl and util-linux."""
+    shared_daemon.run("import", str(debian_tar), "debian")
+    return shared_daemon
