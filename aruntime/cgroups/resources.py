@@ -24,6 +24,7 @@ CPU_PERIOD_US = range(1_000, 1_000_000 + 1)
 MINIMUM_QUOTA_US = 1_000
 BLKIO_WEIGHT = range(10, 1000 + 1)
 DEFAULT_PERIOD_US = 100_000
+MINIMUM_NANO_CPUS = 10_000_000
 
 THROTTLES = (
     "throttleReadBpsDevice",
@@ -63,10 +64,10 @@ def check_cpus(nano_cpus: int, cpu_count: int) -> None:
     Raises:
         InvalidParameter: fewer than 0.01 or more than ``cpu_count`` CPUs are asked for.
     """
-    if not 10_000_000 <= nano_cpus <= cpu_count * 1_000_000_000:
+    if not MINIMUM_NANO_CPUS <= nano_cpus <= cpu_count * 1_000_000_000:
         raise InvalidParameter(
-            f"range of CPUs is from 0.01 to {cpu_count}.00, as there are only {cpu_count} CPUs "
-            f"available, got {nano_cpus / 1_000_000_000:.2f}"
+            f"range of CPUs is from 0.01 to {cpu_count}.00, "
+            f"as there are only {cpu_count} CPUs available"
         )
 
 

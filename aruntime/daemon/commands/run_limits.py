@@ -74,7 +74,6 @@ _CPU = {
     "cpuset-cpus": "cpus",
     "cpuset-mems": "mems",
 }
-_MINIMUM_NANO_CPUS = 10_000_000
 
 
 def block_device_numbers(path: str) -> tuple[int, int]:
@@ -205,11 +204,7 @@ def _cpu(parsed: Parsed, cpu_count: int) -> dict[str, Any]:
                 f"conflicting options: Nano CPUs and {name} cannot both be set; "
                 f"give either --cpus or --{flag}"
             )
-    if not _MINIMUM_NANO_CPUS <= nano_cpus <= cpu_count * 1_000_000_000:
-        raise InvalidParameter(
-            f"range of CPUs is from 0.01 to {cpu_count}.00, "
-            f"as there are only {cpu_count} CPUs available"
-        )
+    rules.check_cpus(nano_cpus, cpu_count)
     quota, period = rules.cpus_to_quota(nano_cpus)
     return {**found, "quota": quota, "period": period}
 
