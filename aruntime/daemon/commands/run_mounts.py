@@ -37,7 +37,7 @@ _TMPFS_KEYS = frozenset({"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks",
 _UNSUPPORTED_KEYS = {
     "volume-driver": "only the local driver is there",
     "volume-opt": "a volume is a directory of this host",
-    "volume-label": "label it with 'aruntime volume create'",
+    "volume-label": "volumes have no labels in this release",
     "volume-subpath": "mount the directory with type=bind",
     "image-subpath": "images cannot be mounted",
 }

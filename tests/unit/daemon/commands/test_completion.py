@@ -87,7 +87,7 @@ def complete(file: Path, line: str, cwd: Path | None = None) -> list[str]:
         ("aruntime run --net h", ["host"]),
         ("aruntime run --network=con", ["container:"]),
         ("aruntime run --restart un", ["unless-stopped"]),
-        ("aruntime run -itd --pull al", ["always"]),
+        ("aruntime run -itd --pull ne", ["never"]),
         ("aruntime run --cap-add NET_A", ["NET_ADMIN"]),
         ("aruntime run --stop-signal US", ["USR1", "USR2"]),
         ("aruntime run -m 5m --rm --read", ["--read-only"]),
