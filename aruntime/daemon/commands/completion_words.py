@@ -66,7 +66,7 @@ def groups(registry: Registry) -> dict[str, list[Command]]:
 
 def values_of(flag: Flag) -> str:
     """Say what the value of a flag may be: FILES, DIRECTORIES, words, or NOTHING known."""
-    if flag.kind == "choice":
+    if flag.choices:
         return " ".join(flag.choices)
     if flag.name in _FILES:
         return FILES
