@@ -157,14 +157,17 @@ class TotalsFile:
             Unavailable: the file cannot be made or read, is no ledger, or has a newer schema.
         """
         try:
+            # SQLite gives its log beside the file the mode that the file has at that moment.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self._connection = connection
             self._prepare(connection)
             self._load(connection)
-        except (sqlite3.Error, msgspec.DecodeError) as error:
+        except (OSError, sqlite3.Error, msgspec.DecodeError) as error:
             self.close()
+            reason = error.strerror if isinstance(error, OSError) else error
             raise Unavailable(
-                f"cannot open ledger {self.path}: {error}; check the disk, or move the file away"
+                f"cannot open ledger {self.path}: {reason}; check the disk, or move the file away"
             ) from error
         except BaseException:
             self.close()
@@ -271,7 +274,6 @@ class TotalsFile:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
-        os.chmod(self.path, 0o600)
 
     def _load(self, connection: sqlite3.Connection) -> None:
         self.host_id = connection.execute("SELECT id FROM host").fetchone()[0]

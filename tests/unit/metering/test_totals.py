@@ -236,6 +236,7 @@ def test_commits_are_synced_to_a_log(tmp_path: Path) -> None:
 
         assert file._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert file._connection.execute("PRAGMA synchronous").fetchone() == (2,)
-        assert os.stat(file.path).st_mode & 0o777 == 0o600
+        for name in (file.path, f"{file.path}-wal", f"{file.path}-shm"):
+            assert os.stat(name).st_mode & 0o777 == 0o600, name
     finally:
         file.close()
