@@ -26,8 +26,8 @@ class Cgroup(msgspec.Struct, frozen=True):
     path: str
     """Below each mount point: ``/aruntime/<id>``."""
     mounts: Mapping[str, str]
-    """Mount point by controller, shared by all handles; named hierarchies as ``name=…``, the cgroup2 tree as
-    ``unified`` (with v2, every controller too leads to that one directory)."""
+    """Mount point by controller, shared by all handles; named hierarchies as ``name=…``, the
+    cgroup2 tree as ``unified`` (with v2, every controller too leads to that one directory)."""
 
     @property
     def directories(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ Pure functions; opening and reading files is :mod:`aruntime.cgroups.files` and
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from operator import itemgetter
 
@@ -56,9 +57,15 @@ def flat_keyed_picker(sample: bytes, keys: tuple[bytes, ...]) -> Callable[[bytes
     The kernel writes the keys of memory.stat in one order for as long as it runs, so the places
     are looked up once; each reading checks that the keys still stand there and is parsed in full
     if they do not. A key the kernel does not know reads 0. ``keys`` needs two members or more.
+    Files of one layout share one function.
     """
-    words = sample.split()[::2]
+    return _picker(tuple(sample.split()[::2]), keys)
 
+
+@functools.lru_cache(maxsize=64)
+def _picker(
+    words: tuple[bytes, ...], keys: tuple[bytes, ...]
+) -> Callable[[bytes], tuple[int, ...]]:
     def pick_slowly(text: bytes) -> tuple[int, ...]:
         found = parse_flat_keyed(text)
         return tuple(found.get(key, 0) for key in keys)

@@ -49,6 +49,8 @@ class CounterFiles:
     for each reading, for hosts where descriptors run short).
     """
 
+    __slots__ = ("_directories", "_keep_open", "_kept")
+
     def __init__(self, keep_open: bool) -> None:
         self._keep_open = keep_open
         self._directories: dict[str, int] = {}
@@ -159,6 +161,8 @@ class CounterFile:
 class PidsFiles:
     """The pids controller's files of one cgroup, the same on v1 and v2."""
 
+    __slots__ = ("_current", "_events", "_limit", "_peak")
+
     def __init__(self, files: CounterFiles, directory: str) -> None:
         self._current = files.file(directory, "pids.current")
         self._peak = files.file(directory, "pids.peak", optional=True)
@@ -177,6 +181,8 @@ class PidsFiles:
 
 class UnifiedFiles:
     """What a cgroup2 directory tells without any controller: pressure and frozen time."""
+
+    __slots__ = ("_local", "_pressure")
 
     def __init__(self, files: CounterFiles, directory: str) -> None:
         self._pressure = tuple(

@@ -60,6 +60,19 @@ class V1Reader:
         FileNotFoundError: the cgroup does not exist.
     """
 
+    __slots__ = (
+        "_blkio",
+        "_cpu",
+        "_cpuacct",
+        "_files",
+        "_memory",
+        "_pids",
+        "_procs_path",
+        "_unified",
+        "_usage",
+        "inode",
+    )
+
     def __init__(self, cgroup: Cgroup, sources: BlockSources, *, keep_open: bool = True) -> None:
         self._files = CounterFiles(keep_open)
         try:
@@ -145,6 +158,19 @@ def read_throttling(file: CounterFile) -> ThrottlingStats | None:
 class MemoryFiles:
     """The memory controller's files of one cgroup."""
 
+    __slots__ = (
+        "_failcnt",
+        "_kernel",
+        "_limit",
+        "_memsw_failcnt",
+        "_oom_control",
+        "_oom_kills",
+        "_peak",
+        "_pick",
+        "stat",
+        "usage",
+    )
+
     def __init__(self, files: CounterFiles, directory: str) -> None:
         self.usage = files.file(directory, "memory.usage_in_bytes", keep=True)
         self.stat = files.file(directory, "memory.stat", keep=True)
@@ -187,6 +213,8 @@ class MemoryFiles:
 
 class BlkioFiles:
     """The blkio controller's files of one cgroup; each device is read from its own source."""
+
+    __slots__ = ("_bfq", "_sources", "_throttle")
 
     def __init__(self, files: CounterFiles, directory: str, sources: BlockSources) -> None:
         self._sources = sources

@@ -113,9 +113,9 @@ def _clone_into_pid_namespace(
 def _clone(
     flags: int, payload: dict[str, Any], fds: dict[str, int], theirs: _socket.socket
 ) -> tuple[int, int]:
-    """Fork; on a unified host straight into the cgroup, which spares the child a wait of several
-    milliseconds for an RCU grace period (performance.md §2)."""
-    cgroup_fd = open_unified(payload["cgroups"])
+    """Fork, straight into the cgroup of the cgroup2 tree if there is one: that spares the child
+    a wait of several milliseconds for an RCU grace period (performance.md §2)."""
+    unified, cgroup_fd = open_unified(payload["cgroups"])
     try:
         pid, pidfd = namespaces.clone3(flags, cgroup_fd=cgroup_fd)
     except OSError:
@@ -127,15 +127,19 @@ def _clone(
         pid, pidfd = namespaces.clone3(flags)
     if pid == 0:
         if cgroup_fd >= 0:
-            payload["cgroups"] = ()
+            payload["cgroups"] = [path for path in payload["cgroups"] if path != unified]
         init.run(payload, fds, theirs)
     if cgroup_fd >= 0:
         os.close(cgroup_fd)
     return pid, pidfd
 
 
-def open_unified(directories: Sequence[str]) -> int:
-    """Return a descriptor of the cgroup if it is the only one and in a cgroup2 tree, else -1."""
-    if len(directories) != 1 or not os.path.exists(f"{directories[0]}/{UNIFIED_FILE}"):
-        return -1
-    return os.open(directories[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def open_unified(directories: Sequence[str]) -> tuple[str, int]:
+    """Return the directory in a cgroup2 tree and a descriptor of it, or an empty path and -1.
+
+    The daemon lists it last.
+    """
+    for directory in reversed(directories):
+        if os.path.exists(f"{directory}/{UNIFIED_FILE}"):
+            return directory, os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return "", -1

@@ -3,8 +3,9 @@
 A file is written under a temporary name and renamed over the old one: whoever dies, the next
 reader finds one or the other. Against the host's own death it is fsynced before and the directory
 after, unless the caller says that the record need not survive that (``durable=False``): a
-container with --rm is removed after a reboot whatever its files say. Everything here blocks: the daemon calls it on a worker thread. Out of scope: what else
-lies in the directory (log, upper, work, hosts) but for its removal.
+container with --rm is removed after a reboot whatever its files say. Everything here blocks: the
+daemon calls it on a worker thread. Out of scope: what else lies in the directory (log, upper,
+work, hosts) but for its removal.
 """
 
 from __future__ import annotations
@@ -180,13 +181,21 @@ def make(containers: str, config: ContainerConfig, state: ContainerState) -> str
 def remove(directory: str) -> None:
     """Remove a container's directory with everything in it.
 
-    Not fsynced: should the host die now, the container may be there again, stopped.
-
-    It is renamed first: a removal that is cut off leaves a hidden directory that
-    :func:`load_all` skips and :func:`remove_leftovers` ends, never half a container.
-
     Raises:
         OSError: something cannot be removed (a mount, an immutable file).
+    """
+    shutil.rmtree(hide(directory))
+
+
+def hide(directory: str) -> str:
+    """Take a container off the disk's list and return where its files still are, to be deleted.
+
+    A rename: a removal that is cut off leaves a hidden directory that :func:`load_all` skips and
+    :func:`remove_leftovers` ends, never half a container. Not fsynced: should the host die now,
+    the container may be there again, stopped.
+
+    Raises:
+        OSError: the disk refused.
     """
     parent, name = os.path.split(directory)
     hidden = f"{parent}/.{name}.removed"
@@ -194,8 +203,8 @@ def remove(directory: str) -> None:
         os.rename(directory, hidden)
     except FileNotFoundError:
         if not os.path.isdir(hidden):
-            return
-    shutil.rmtree(hidden)
+            os.mkdir(hidden)
+    return hidden
 
 
 def remove_leftovers(containers: str) -> None:

@@ -24,7 +24,7 @@ import trio
 
 from aruntime.container import logfile, store
 from aruntime.container.state import Status
-from aruntime.daemon import directories, execs, life
+from aruntime.daemon import directories, execs, life, unpacking
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.pump import LogSink
 from aruntime.daemon.record import Container, Exec, Input, Streams
@@ -79,6 +79,8 @@ async def adopt_all(parts: Parts, supervisor: Supervisor, held: list[Reply]) -> 
         parts.network.reconcile, {item.id for item in supervisor if item.is_running}
     )
     await remove_stray_cgroups(parts, supervisor)
+    # Layers that a killed daemon left without an image; no container is unknown by now.
+    await trio.to_thread.run_sync(parts.images.collect, lambda: unpacking.holders(supervisor))
     await parts.meter.settle(item.id for item in supervisor)
     for container in restarts:
         parts.spawn(restart, supervisor, container)

@@ -9,14 +9,19 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+import structlog
+
 from aruntime.container import store
 from aruntime.daemon import bundle
 from aruntime.errors import AruntimeError
+from aruntime.images.removal import remove_tree
 from aruntime.rootfs import volumes as rootfs_volumes
 
 if TYPE_CHECKING:
     from aruntime.daemon.parts import Parts
     from aruntime.daemon.record import Container
+
+journal = structlog.get_logger()
 
 SUBDIRECTORIES = ("upper", "work", "rootfs")
 """The overlay's writable layer and its scratch space, and where the root is put together."""
@@ -33,17 +38,46 @@ def make(parts: Parts, container: Container) -> None:
     try:
         for name in SUBDIRECTORIES:
             os.mkdir(f"{directory}/{name}", 0o755)
+        take_root_attributes(parts, container, f"{directory}/upper")
         bundle.fill_volumes(parts, container.config)
     except (AruntimeError, OSError):
         store.remove(directory)
         raise
 
 
-def remove(parts: Parts, container: Container, *, volumes: bool) -> None:
-    """Remove a container's directory, and its anonymous volumes if asked."""
-    store.remove(container.directory)
+def take_root_attributes(parts: Parts, container: Container, upper: str) -> None:
+    """Give the writable layer the image's root attributes: overlayfs shows its upper's."""
+    image = parts.images.resolve(container.config.image_id)
+    os.chmod(upper, image.root_mode)
+    os.chown(upper, image.root_uid, image.root_gid)
+
+
+def remove(parts: Parts, container: Container, *, volumes: bool) -> str:
+    """Take a container off the disk, with its anonymous volumes if asked.
+
+    Returns:
+        Where its files are, for :func:`delete`: unlinking many files takes the disk a while.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    hidden = store.hide(container.directory)
     if volumes:
         bundle.remove_anonymous_volumes(parts, container.config)
+    return hidden
+
+
+def delete(hidden: str) -> None:
+    """Delete the files of a removed container; what is left over goes when a daemon starts."""
+    parent, name = os.path.split(hidden)
+    try:
+        parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            remove_tree(parent_fd, os.fsencode(name))
+        finally:
+            os.close(parent_fd)
+    except OSError as error:
+        journal.error("files of a removed container stay", path=hidden, error=str(error))
 
 
 def remove_leftovers(parts: Parts) -> None:

@@ -310,16 +310,31 @@ def end_streams(container: Container) -> None:
 
 async def end_of_cgroup(parts: Parts, container: Container) -> None:
     """Release the address and remove the cgroup, after a last look at its counters."""
-    await trio.to_thread.run_sync(parts.network.release, container.id)
-    container.address = ""
-    if container.cgroup is None:
-        return
+    if container.cgroup is not None:
+        await parts.meter.recheck(container.id)
     try:
-        await destroy_cgroup(parts, container.cgroup, container.id)
-    except OSError as error:
-        journal.error("cgroup not removed", id=container.id, error=str(error))
-    parts.meter.unregister(container.id)
-    container.cgroup = None
+        await trio.to_thread.run_sync(release_and_destroy, parts, container)
+    except BlockingIOError:
+        assert container.cgroup is not None
+        try:
+            await destroy_cgroup(parts, container.cgroup, container.id)
+        except OSError as error:
+            journal.error("cgroup not removed", id=container.id, error=str(error))
+    container.address = ""
+    if container.cgroup is not None:
+        parts.meter.unregister(container.id)
+        container.cgroup = None
+
+
+def release_and_destroy(parts: Parts, container: Container) -> None:
+    """Give the address back and remove the cgroup, if nothing runs in it (blocks).
+
+    Raises:
+        BlockingIOError: a task in the cgroup is not gone yet.
+    """
+    parts.network.release(container.id)
+    if container.cgroup is not None:
+        parts.driver.destroy(container.cgroup)
 
 
 async def destroy_cgroup(parts: Parts, cgroup: Cgroup, metered: str = "") -> None:

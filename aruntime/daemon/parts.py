@@ -7,7 +7,6 @@ it, everything below gets it as an argument.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
-from aruntime.cgroups import attach_lock
 from aruntime.cgroups.detect import Hierarchy
 from aruntime.cgroups.driver import Driver
 from aruntime.container import store
@@ -97,15 +95,6 @@ class Parts:
         """Run something in the background for as long as the daemon lives."""
         self._nursery.start_soon(call, *args)
 
-    def expect_start(self) -> None:
-        """A container or exec is about to be started: have the kernel's lock ready by then."""
-
-        async def warm_up() -> None:
-            with contextlib.suppress(OSError, ValueError):
-                await trio.to_thread.run_sync(attach_lock.warm_up, self.hierarchy)
-
-        self.spawn(warm_up)
-
     def cgroup_names(self) -> set[str]:
         """Return the names of the groups below our parent, in whichever hierarchy (blocks)."""
         found: set[str] = set()
@@ -165,9 +154,17 @@ class Parts:
         )
 
     async def save_state(self, container: Container) -> None:
-        """Write state.json, off the event loop; durably unless it goes with --rm."""
-        save = functools.partial(store.save_state, durable=not container.config.auto_remove)
-        await trio.to_thread.run_sync(save, container.directory, container.state)
+        """Write state.json: durably and off the event loop, unless it goes with --rm.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        if container.config.auto_remove:
+            # Nothing waits for the disk here: a worker thread would cost more than the write.
+            store.save_state(container.directory, container.state, durable=False)
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.to_thread.run_sync(store.save_state, container.directory, container.state)
 
     async def keep_state(self, container: Container) -> None:
         """Write state.json where a refusal must not undo what has happened; it is logged.

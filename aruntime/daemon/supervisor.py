@@ -326,9 +326,14 @@ class Supervisor:
 
     async def _erase(self, container: Container, *, volumes: bool) -> None:
         async with container.lock:
-            await trio.to_thread.run_sync(
+            hidden = await trio.to_thread.run_sync(
                 lambda: directories.remove(self._parts, container, volumes=volumes)
             )
+        if container.config.auto_remove:
+            # Nobody waits for the space of a container that goes by itself.
+            self._parts.spawn(trio.to_thread.run_sync, directories.delete, hidden)
+        else:
+            await trio.to_thread.run_sync(directories.delete, hidden)
         self._parts.meter.forget(container.id)
         self._by_id.pop(container.id, None)
         if self._by_name.get(container.config.name) is container:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import RunningDaemon
+from tests.harness import RunningDaemon, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -25,7 +25,7 @@ def test_hundred_runs_in_parallel(daemon: RunningDaemon) -> None:
 
     assert found == [(f"{number}\n", number % 7) for number in range(100)]
     assert daemon.out("ps", "-aq") == ""
-    assert list((daemon.root / "containers").iterdir()) == []
+    wait_until(lambda: not list((daemon.root / "containers").iterdir()), what="files are deleted")
     assert list((daemon.root / "networks" / daemon.bridge / "leases").iterdir()) == []
     assert list(Path("/sys/fs/cgroup").glob(f"*{daemon.cgroup_parent}/*/")) == []
     kernel = int(daemon.cgroup_file("cpuacct", "cpuacct.usage"))

@@ -26,7 +26,7 @@ def test_rm_leaves_nothing(daemon: RunningDaemon) -> None:
     daemon.run("run", "--rm", "busybox", "true")
 
     assert daemon.out("ps", "-aq") == ""
-    assert list((daemon.root / "containers").iterdir()) == []
+    wait_until(lambda: not list((daemon.root / "containers").iterdir()), what="files are deleted")
     groups = Path("/sys/fs/cgroup").glob(f"*{daemon.cgroup_parent}/*/")
     assert list(groups) == []
 

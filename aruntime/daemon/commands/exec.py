@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 async def run_exec(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     """Run a command in a container; its exit code is ours."""
     container = daemon.supervisor.find(parsed.args[0])
-    daemon.parts.expect_start()
     env = [*await read_env_files(session, parsed.strings("env-file")), *parsed.strings("env")]
     attach = not parsed.boolean("detach")
     tty = parsed.boolean("tty")

@@ -29,10 +29,12 @@ UNKNOWN_CODE = 125
 
 async def run_run(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     """Create a container, start it and, without -d, stay attached to its end."""
-    daemon.parts.expect_start()
     attach = not parsed.boolean("detach")
     if attach and parsed.boolean("tty") and parsed.boolean("interactive"):
         require_terminal(session)
+    # What can be refused is, before there is a container.
+    keys = parse_detach_keys(parsed.string("detach-keys"))
+    streams, wants_stdin = streams_of(parsed), wants(parsed, "stdin")
     container = await create_container(session, parsed, daemon)
     if not attach:
         await start_or_discard(daemon, container)
@@ -47,13 +49,13 @@ async def run_run(session: Session, parsed: Parsed, daemon: Daemon) -> int:
         daemon,
         container,
         start,
-        stdin=container.config.open_stdin and wants(parsed, "stdin"),
-        streams=streams_of(parsed),
+        stdin=container.config.open_stdin and wants_stdin,
+        streams=streams,
         sig_proxy=parsed.boolean("sig-proxy"),
-        detach_keys=parse_detach_keys(parsed.string("detach-keys")),
+        detach_keys=keys,
     )
     if code is not None and container.config.auto_remove:
-        await container.removed.wait()
+        await container.wait_removed()
     return 0 if code is None else code
 
 
@@ -85,24 +87,37 @@ async def create_container(session: Session, parsed: Parsed, daemon: Daemon) -> 
     config, warnings = await requested_config(session, parsed, daemon)
     for warning in warnings:
         await session.err(f"WARNING: {warning}\n")
+    with daemon.images.hold(daemon.images.resolve(config.image_id)):
+        container = await daemon.supervisor.create(config)
     cidfile = parsed.string("cidfile")
-    fd = -1
     if cidfile:
         try:
-            fd = await session.open(cidfile, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        except FileExistsError:
-            raise Conflict(
-                f"container ID file found, make sure the other container isn't running"
-                f" or delete {cidfile}"
-            ) from None
-    try:
-        container = await daemon.supervisor.create(config)
-        if fd >= 0:
-            os.write(fd, container.id.encode())
-    finally:
-        if fd >= 0:
-            os.close(fd)
+            await write_cidfile(session, cidfile, container.id)
+        except (AruntimeError, OSError):
+            await daemon.supervisor.remove(container, volumes=True)
+            raise
     return container
+
+
+async def write_cidfile(session: Session, path: str, container_id: str) -> None:
+    """Write the id to a new file of the client.
+
+    Only once the container exists: what the client made the daemon could not remove again.
+
+    Raises:
+        Conflict: the file exists.
+        OSError: it cannot be made or written.
+    """
+    try:
+        fd = await session.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        raise Conflict(
+            f"container ID file found, make sure the other container isn't running or delete {path}"
+        ) from None
+    try:
+        os.write(fd, container_id.encode())
+    finally:
+        os.close(fd)
 
 
 async def start_or_discard(daemon: Daemon, container: Container) -> None:
@@ -218,6 +233,7 @@ async def run_start(session: Session, parsed: Parsed, daemon: Daemon) -> int:
         return await each(session, daemon, parsed.args, daemon.supervisor.start)
     if len(parsed.args) > 1:
         raise InvalidParameter("you cannot start and attach multiple containers at once")
+    keys = parse_detach_keys(parsed.string("detach-keys"))
     container = daemon.supervisor.find(parsed.args[0])
     if container.is_running:
         start = log_reader.position(life.open_sink(daemon.parts, container))
@@ -234,7 +250,7 @@ async def run_start(session: Session, parsed: Parsed, daemon: Daemon) -> int:
         stdin=parsed.boolean("interactive") and container.config.open_stdin,
         streams=BOTH,
         sig_proxy=parsed.boolean("sig-proxy"),
-        detach_keys=parse_detach_keys(parsed.string("detach-keys")),
+        detach_keys=keys,
     )
     return 0 if code is None else code
 
