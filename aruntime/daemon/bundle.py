@@ -7,6 +7,7 @@ containers, the compiled seccomp filter. Synchronous; called in worker threads.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from aruntime.daemon.record import Container
 
 SPEC_NAME = "spec.json"
+ETC_NAMES = ("hostname", "hosts", "resolv.conf")
+JOINED = "container:"
 NOT_DEVICES = frozenset({"pts", "shm", "mqueue", "fd", "console"})
 """Entries of /dev that are not handed to privileged containers (runc's rule)."""
 
@@ -52,7 +55,7 @@ def make(parts: Parts, container: Container) -> Bundle:
         InvalidParameter: a device or a bind source does not exist.
         AruntimeError, OSError: volumes, seccomp profile, generated files.
     """
-    config = container.config
+    config = with_joined_names(parts, container.config)
     warnings: list[str] = []
     files = write_etc_files(parts, container)
     mask = capabilities.capget()[1]
@@ -75,8 +78,21 @@ def make(parts: Parts, container: Container) -> Bundle:
 
 def save(container: Container, made: Bundle) -> None:
     """Keep the specification of the present run for execs (spec.json; made anew at each start)."""
-    with open(f"{container.directory}/{SPEC_NAME}", "wb") as file:
-        file.write(msgspec.json.encode(made.spec))
+    write_file(f"{container.directory}/{SPEC_NAME}", msgspec.json.encode(made.spec))
+
+
+def write_file(path: str, content: bytes) -> None:
+    """Write a file that a restart makes anew.
+
+    Raises:
+        OSError: the disk refused; the file is named.
+    """
+    try:
+        with open(path, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        error.filename = path  # write(2) knows none
+        raise
 
 
 def load(parts: Parts, container: Container) -> Bundle:
@@ -85,9 +101,19 @@ def load(parts: Parts, container: Container) -> Bundle:
     Raises:
         OSError: spec.json cannot be read.
     """
-    with open(f"{container.directory}/{SPEC_NAME}", "rb") as file:
-        spec = msgspec.json.decode(file.read())
+    spec = read_spec(container)
     return Bundle(spec, compile_filter(parts, container.config, spec), [])
+
+
+def read_spec(container: Container) -> dict[str, Any]:
+    """Return what :func:`save` wrote.
+
+    Raises:
+        OSError: spec.json cannot be read.
+    """
+    with open(f"{container.directory}/{SPEC_NAME}", "rb") as file:
+        spec: dict[str, Any] = msgspec.json.decode(file.read())
+    return spec
 
 
 def compile_filter(parts: Parts, config: ContainerConfig, spec: dict[str, Any]) -> bytes | None:
@@ -103,9 +129,49 @@ def compile_filter(parts: Parts, config: ContainerConfig, spec: dict[str, Any]) 
     return seccomp_filter.compile_filter(profile, directory=directory)
 
 
+def joined_network(parts: Parts, config: ContainerConfig) -> Container | None:
+    """Return the running container whose network this one joins, None if it joins none.
+
+    Raises:
+        ContainerNotFound, Conflict: it is gone, or does not run.
+    """
+    if not config.network_mode.startswith(JOINED):
+        return None
+    reference = config.network_mode.removeprefix(JOINED)
+    parts.pid_of(reference)
+    return parts.find(reference)
+
+
+def with_joined_names(parts: Parts, config: ContainerConfig) -> ContainerConfig:
+    """Return the configuration with the host name of the network it joins (docker's rule).
+
+    Raises:
+        ContainerNotFound, Conflict, OSError: the container of that network does not run.
+    """
+    other = joined_network(parts, config)
+    if other is None or config.uts_mode == "host":
+        return config
+    names = read_spec(other)
+    return msgspec.structs.replace(
+        config,
+        hostname=names.get("hostname", os.uname().nodename),
+        domainname=names.get("domainname", ""),
+    )
+
+
 def write_etc_files(parts: Parts, container: Container) -> dict[str, str]:
-    """Write /etc/hosts, hostname and resolv.conf; return path inside to path on the host."""
+    """Write /etc/hosts, hostname and resolv.conf; return path inside to path on the host.
+
+    Who joins a network shares the files of its owner: what one writes there the other reads.
+    """
     config, directory = container.config, container.directory
+    joined = joined_network(parts, config)
+    if joined is not None:
+        for name in ETC_NAMES:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{directory}/{name}")
+            os.link(f"{joined.directory}/{name}", f"{directory}/{name}")
+        return {f"/etc/{name}": f"{directory}/{name}" for name in ETC_NAMES}
     own_network = config.network_mode != "host"
     contents = {
         "hostname": network_files.hostname_file(config.hostname),
@@ -126,8 +192,7 @@ def write_etc_files(parts: Parts, container: Container) -> dict[str, str]:
         ),
     }
     for name, content in contents.items():
-        with open(f"{directory}/{name}", "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(content)
+        write_file(f"{directory}/{name}", content.encode(errors="surrogateescape"))
     return {f"/etc/{name}": f"{directory}/{name}" for name in contents}
 
 
@@ -252,7 +317,7 @@ def namespace_paths(parts: Parts, config: ContainerConfig) -> dict[str, str]:
     names = {"network": "net"}
     found = {}
     for kind, mode in modes.items():
-        if mode.startswith("container:"):
-            pid = parts.pid_of(mode.removeprefix("container:"))
+        if mode.startswith(JOINED):
+            pid = parts.pid_of(mode.removeprefix(JOINED))
             found[kind] = f"/proc/{pid}/ns/{names.get(kind, kind)}"
     return found
