@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Protocol
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aruntime.cgroups.detect import Hierarchy
-from aruntime.cgroups.driver import Cgroup
-from aruntime.cgroups.v1 import V1Driver
 from aruntime.metering import host
 from aruntime.metering.clock import STEP_NS, WallClock, boot_id, boottime_ns
 from aruntime.metering.health import Histogram
 from aruntime.metering.readers import FULL_FDS, LEAN_FDS, access_to
+from tests.metering import CounterTree
 
 YEAR_NS = 365 * 86_400 * 10**9
-
-
-class Counters(Protocol):
-    """The fixture's tree, see conftest."""
-
-    root: Path
-    driver: V1Driver
-
-    def add(self, container_id: str) -> Cgroup:
-        """Make a cgroup."""
 
 
 steps = st.lists(
@@ -87,7 +75,7 @@ def test_root_cpu_time_by_hierarchy(tmp_path: Path) -> None:
     assert host.root_cpu_ns(gone) is None
 
 
-def test_host_time_is_split_and_never_falls(counters: Counters) -> None:
+def test_host_time_is_split_and_never_falls(counters: CounterTree) -> None:
     """What containers did not use is unattributed; usage from before the start is left out."""
     usage = counters.root / "cpuacct/cpuacct.usage"
     usage.write_text("1000\n")
@@ -101,7 +89,7 @@ def test_host_time_is_split_and_never_falls(counters: Counters) -> None:
     assert meter.read(500 + 40 + 300) == (300, 500)
 
 
-def test_unknown_host_time_is_told(counters: Counters) -> None:
+def test_unknown_host_time_is_told(counters: CounterTree) -> None:
     """Without a counter of the host there is no split."""
     (counters.root / "cpuacct/cpuacct.usage").unlink()
 
@@ -119,7 +107,7 @@ def test_histogram_counts_by_bound() -> None:
     assert state.sum_ns == 22_000_002
 
 
-def test_descriptors_are_shared_out(counters: Counters) -> None:
+def test_descriptors_are_shared_out(counters: CounterTree) -> None:
     """The first readers keep everything open, the next the billed files, the last nothing."""
     cgroup = counters.add("a")
     limit = 10 * FULL_FDS * 2

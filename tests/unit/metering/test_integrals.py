@@ -19,10 +19,7 @@ from aruntime.metering.integrals import (
     close,
     transition,
 )
-
-CORES = 4
-START = 1_000_000_000_000
-ZERO = (0,) * len(COUNTERS)
+from tests.metering import CORES, START, fresh, take
 
 durations = st.integers(0, 3_600_000_000_000)
 sizes = st.integers(0, 1 << 45)
@@ -65,18 +62,6 @@ def readings(trace: list[Step]) -> list[Reading]:
         block = {"vda": (0, written, 0, 1, 0)}
         seen.append(Reading(now, cpu, step.memory, counters, block))
     return seen
-
-
-def fresh() -> Account:
-    """A running container that has used nothing."""
-    return transition(begin(None, "boot:1", START, is_new=True), "running", START)
-
-
-def take(account: Account, *seen: Reading) -> Account:
-    """Advance by readings, in order."""
-    for reading in seen:
-        account = advance(account, reading, cores=CORES).account
-    return account
 
 
 def stored(account: Account) -> Account:

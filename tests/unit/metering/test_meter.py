@@ -4,80 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 import trio
 
-from aruntime.cgroups.driver import Cgroup
-from aruntime.cgroups.v1 import V1Driver
 from aruntime.errors import Unavailable
 from aruntime.metering.meter import Meter
-from aruntime.metering.subject import MeterSubject
+from tests.metering import CounterTree, about, metering, start, tenant_cpu
 
 
-class Counters(Protocol):
-    """The fixture's tree, see conftest."""
-
-    driver: V1Driver
-
-    def add(self, container_id: str) -> Cgroup:
-        """Make a cgroup."""
-
-    def remove(self, container_id: str) -> None:
-        """Remove it."""
-
-    def use(self, container_id: str, **more: int) -> None:
-        """Let counters grow."""
-
-
-@asynccontextmanager
-async def metering(
-    counters: Counters,
-    path: Path,
-    *,
-    linger_seconds: float = 180,
-    poll_seconds: float = 1,
-    slow_seconds: float = 10,
-) -> AsyncIterator[Meter]:
-    """An open meter whose loops do not run; closed in the end."""
-    meter = Meter(
-        str(path / "ledger.db"),
-        counters.driver,
-        cores=1000,
-        linger_seconds=linger_seconds,
-        poll_seconds=poll_seconds,
-        slow_seconds=slow_seconds,
-    )
-    await meter.open()
-    try:
-        yield meter
-    finally:
-        await meter.aclose()
-
-
-def about(counters: Counters, name: str, *, new: bool = True) -> MeterSubject:
-    """A subject whose cgroup is made now, or was before."""
-    cgroup = counters.add(name) if new else counters.driver.cgroup(name)
-    return MeterSubject(id=name, name=f"n-{name}", tenant="acme", cgroup=cgroup)
-
-
-async def start(meter: Meter, counters: Counters, name: str) -> None:
-    """Register a new container and let its program run."""
-    await meter.register(about(counters, name))
-    meter.state(name, "running")
-
-
-def tenant_cpu(meter: Meter) -> int:
-    """What exporters show for the tenant."""
-    totals = meter.view().tenants.get("acme")
-    return totals.cpu_ns if totals is not None else 0
-
-
-async def test_life_of_a_container(counters: Counters, tmp_path: Path) -> None:
+async def test_life_of_a_container(counters: CounterTree, tmp_path: Path) -> None:
     """From launch to removal: the totals are the counters, and the tenant keeps them."""
     async with metering(counters, tmp_path) as meter:
         await start(meter, counters, "a")
@@ -98,7 +36,7 @@ async def test_life_of_a_container(counters: Counters, tmp_path: Path) -> None:
         assert meter.view().tenants["acme"].containers == 1
 
 
-async def test_usage_before_the_first_reading_counts(counters: Counters, tmp_path: Path) -> None:
+async def test_usage_before_the_first_reading_counts(counters: CounterTree, tmp_path: Path) -> None:
     """What the launch itself used is the container's: counters are taken from zero."""
     async with metering(counters, tmp_path) as meter:
         subject = about(counters, "a")
@@ -108,7 +46,7 @@ async def test_usage_before_the_first_reading_counts(counters: Counters, tmp_pat
         assert (await meter.final("a", exit_code=None)).totals.cpu_ns == 123
 
 
-async def test_final_twice_is_final_once(counters: Counters, tmp_path: Path) -> None:
+async def test_final_twice_is_final_once(counters: CounterTree, tmp_path: Path) -> None:
     """A final reading repeated after a crash adds nothing but growth."""
     async with metering(counters, tmp_path) as meter:
         await start(meter, counters, "a")
@@ -121,7 +59,7 @@ async def test_final_twice_is_final_once(counters: Counters, tmp_path: Path) -> 
 
 
 async def test_last_microseconds_are_found_by_the_recheck(
-    counters: Counters, tmp_path: Path
+    counters: CounterTree, tmp_path: Path
 ) -> None:
     """Growth between the final reading and the cgroup's removal is durable, once."""
     async with metering(counters, tmp_path) as meter:
@@ -140,7 +78,9 @@ async def test_last_microseconds_are_found_by_the_recheck(
         assert tenant_cpu(meter) == 107
 
 
-async def test_forgotten_container_is_never_added_again(counters: Counters, tmp_path: Path) -> None:
+async def test_forgotten_container_is_never_added_again(
+    counters: CounterTree, tmp_path: Path
+) -> None:
     """Late operations on a removed container do not bring its usage back a second time."""
     async with metering(counters, tmp_path) as meter:
         await start(meter, counters, "a")
@@ -157,7 +97,7 @@ async def test_forgotten_container_is_never_added_again(counters: Counters, tmp_
         assert tenant_cpu(meter) == 100
 
 
-async def test_paused_time_is_split_off(counters: Counters, tmp_path: Path) -> None:
+async def test_paused_time_is_split_off(counters: CounterTree, tmp_path: Path) -> None:
     """Time from frozen to thaw is paused, the rest running; the state is told."""
     async with metering(counters, tmp_path) as meter:
         await start(meter, counters, "a")
@@ -175,8 +115,8 @@ async def test_paused_time_is_split_off(counters: Counters, tmp_path: Path) -> N
         assert meter.view().tenant_containers == {("acme", "exited"): 1}
 
 
-async def test_views_of_the_dead_linger(counters: Counters, tmp_path: Path) -> None:
-    """Counters and exit code stay for the linger, levels go at once; then everything goes."""
+async def test_views_of_the_dead_linger(counters: CounterTree, tmp_path: Path) -> None:
+    """CounterTree and exit code stay for the linger, levels go at once; then everything goes."""
     async with metering(counters, tmp_path, linger_seconds=0.05) as meter:
         await start(meter, counters, "a")
         counters.use("a", cpu_ns=100, memory=4096)
@@ -195,7 +135,7 @@ async def test_views_of_the_dead_linger(counters: Counters, tmp_path: Path) -> N
         assert tenant_cpu(meter) == 100
 
 
-async def test_snapshot(counters: Counters, tmp_path: Path) -> None:
+async def test_snapshot(counters: CounterTree, tmp_path: Path) -> None:
     """The numbers for ``stats``: levels while it lives, totals always."""
     async with metering(counters, tmp_path) as meter:
         await start(meter, counters, "a")
@@ -220,7 +160,7 @@ async def test_snapshot(counters: Counters, tmp_path: Path) -> None:
         assert (ended.memory_usage_bytes, ended.pids, ended.totals.cpu_ns) == (0, 0, 100)
 
 
-async def test_names_and_limits_follow(counters: Counters, tmp_path: Path) -> None:
+async def test_names_and_limits_follow(counters: CounterTree, tmp_path: Path) -> None:
     """rename and update change what is shown, not what was counted."""
     async with metering(counters, tmp_path) as meter:
         subject = about(counters, "a")
@@ -234,7 +174,7 @@ async def test_names_and_limits_follow(counters: Counters, tmp_path: Path) -> No
         assert meter.view().containers[0].about.name == "n-a"
 
 
-async def test_unknown_containers_are_left_alone(counters: Counters, tmp_path: Path) -> None:
+async def test_unknown_containers_are_left_alone(counters: CounterTree, tmp_path: Path) -> None:
     """Operations on a container that was never registered do nothing."""
     async with metering(counters, tmp_path) as meter:
         meter.state("x", "running")
@@ -248,7 +188,7 @@ async def test_unknown_containers_are_left_alone(counters: Counters, tmp_path: P
         assert meter.view().tenants == {}
 
 
-async def test_zombies_figures_are_added_once(counters: Counters, tmp_path: Path) -> None:
+async def test_zombies_figures_are_added_once(counters: CounterTree, tmp_path: Path) -> None:
     """An exec'd process's storage traffic comes from its zombie's /proc/PID/io, once."""
     async with metering(counters, tmp_path) as meter:
         await start(meter, counters, "a")
@@ -282,7 +222,7 @@ def read_io(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes"))
 
 
-async def test_loops_poll_commit_and_drop(counters: Counters, tmp_path: Path) -> None:
+async def test_loops_poll_commit_and_drop(counters: CounterTree, tmp_path: Path) -> None:
     """With the loops running, numbers become durable without anyone asking, dead ones go."""
     async with (
         metering(
@@ -317,7 +257,7 @@ def tenant_durable(meter: Meter) -> int:
 
 
 async def test_unreadable_counters_are_told_by_controller(
-    counters: Counters, tmp_path: Path
+    counters: CounterTree, tmp_path: Path
 ) -> None:
     """A file that is not in the kernel's format is counted and costs the others nothing."""
     async with metering(counters, tmp_path) as meter:
@@ -339,7 +279,7 @@ async def test_unreadable_counters_are_told_by_controller(
         assert meter.view().containers[0].account.estimated == ("unreadable",)
 
 
-async def test_removed_cgroup_is_no_error(counters: Counters, tmp_path: Path) -> None:
+async def test_removed_cgroup_is_no_error(counters: CounterTree, tmp_path: Path) -> None:
     """A cgroup that vanished between two readings is no sample; its numbers stay."""
     async with metering(counters, tmp_path) as meter:
         await start(meter, counters, "a")
@@ -352,7 +292,7 @@ async def test_removed_cgroup_is_no_error(counters: Counters, tmp_path: Path) ->
         assert tenant_cpu(meter) == 9
 
 
-async def test_broken_ledger_is_refused(counters: Counters, tmp_path: Path) -> None:
+async def test_broken_ledger_is_refused(counters: CounterTree, tmp_path: Path) -> None:
     """Opening a meter on something that is no ledger fails with advice."""
     await trio.Path(tmp_path / "ledger.db").write_bytes(b"x" * 4096)
 

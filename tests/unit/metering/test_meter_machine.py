@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 import trio
@@ -25,33 +25,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from aruntime.cgroups.driver import Cgroup
-from aruntime.cgroups.v1 import V1Driver
 from aruntime.metering.meter import Meter
 from aruntime.metering.subject import MeterSubject
+from tests.metering import CounterTree
 
 TENANTS = ("acme", "other")
-
-
-class Counters(Protocol):
-    """The fixture's tree, see conftest."""
-
-    driver: V1Driver
-
-    def add(self, container_id: str) -> Cgroup:
-        """Make a cgroup."""
-
-    def remove(self, container_id: str) -> None:
-        """Remove it."""
-
-    def use(self, container_id: str, **more: int) -> None:
-        """Let counters grow."""
 
 
 class MeterMachine(RuleBasedStateMachine):
     """See the module."""
 
-    new_counters: Callable[[], Counters]
+    new_counters: Callable[[], CounterTree]
 
     living = Bundle("living")
     ended = Bundle("ended")
@@ -222,7 +206,7 @@ class MeterMachine(RuleBasedStateMachine):
         self.directory.cleanup()
 
 
-def test_meter_machine(new_counters: Callable[[], Counters]) -> None:
+def test_meter_machine(new_counters: Callable[[], CounterTree]) -> None:
     """Run the machine."""
     machine = type("Machine", (MeterMachine,), {"new_counters": staticmethod(new_counters)})
     run_state_machine_as_test(

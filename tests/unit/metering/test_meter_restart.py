@@ -3,78 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
-from aruntime.cgroups.driver import Cgroup
-from aruntime.cgroups.v1 import V1Driver
 from aruntime.metering.meter import Meter
 from aruntime.metering.subject import MeterSubject
+from tests.metering import CounterTree, about, metering, start, tenant_cpu
 
 
-class Counters(Protocol):
-    """The fixture's tree, see conftest."""
-
-    driver: V1Driver
-
-    def add(self, container_id: str) -> Cgroup:
-        """Make a cgroup."""
-
-    def remove(self, container_id: str) -> None:
-        """Remove it."""
-
-    def use(self, container_id: str, **more: int) -> None:
-        """Let counters grow."""
-
-
-@asynccontextmanager
-async def metering(
-    counters: Counters,
-    path: Path,
-    *,
-    linger_seconds: float = 180,
-    poll_seconds: float = 1,
-    slow_seconds: float = 10,
-) -> AsyncIterator[Meter]:
-    """An open meter whose loops do not run; closed in the end."""
-    meter = Meter(
-        str(path / "ledger.db"),
-        counters.driver,
-        cores=1000,
-        linger_seconds=linger_seconds,
-        poll_seconds=poll_seconds,
-        slow_seconds=slow_seconds,
-    )
-    await meter.open()
-    try:
-        yield meter
-    finally:
-        await meter.aclose()
-
-
-def about(counters: Counters, name: str, *, new: bool = True) -> MeterSubject:
-    """A subject whose cgroup is made now, or was before."""
-    cgroup = counters.add(name) if new else counters.driver.cgroup(name)
-    return MeterSubject(id=name, name=f"n-{name}", tenant="acme", cgroup=cgroup)
-
-
-async def start(meter: Meter, counters: Counters, name: str) -> None:
-    """Register a new container and let its program run."""
-    await meter.register(about(counters, name))
-    meter.state(name, "running")
-
-
-def tenant_cpu(meter: Meter) -> int:
-    """What exporters show for the tenant."""
-    totals = meter.view().tenants.get("acme")
-    return totals.cpu_ns if totals is not None else 0
-
-
-async def test_restart_of_the_daemon_is_exact(counters: Counters, tmp_path: Path) -> None:
+async def test_restart_of_the_daemon_is_exact(counters: CounterTree, tmp_path: Path) -> None:
     """A daemon that died with its containers alive finds what they used meanwhile."""
     path = tmp_path
     lost = Meter(str(path / "ledger.db"), counters.driver, cores=1000)
@@ -104,7 +42,7 @@ async def test_restart_of_the_daemon_is_exact(counters: Counters, tmp_path: Path
         assert tenant_cpu(meter) == 222
 
 
-async def test_gap_is_flagged(counters: Counters, tmp_path: Path) -> None:
+async def test_gap_is_flagged(counters: CounterTree, tmp_path: Path) -> None:
     """Memory of the time without a daemon is estimated, and the account says so."""
     async with metering(counters, tmp_path) as meter:
         await start(meter, counters, "a")
@@ -119,7 +57,7 @@ async def test_gap_is_flagged(counters: Counters, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_known_gone", [True, False])
 async def test_lost_cgroup_ends_with_the_last_commit(
-    counters: Counters, tmp_path: Path, is_known_gone: bool
+    counters: CounterTree, tmp_path: Path, is_known_gone: bool
 ) -> None:
     """A container whose cgroup vanished while no daemon lived keeps what was committed (R9)."""
     async with metering(counters, tmp_path) as meter:
@@ -139,7 +77,9 @@ async def test_lost_cgroup_ends_with_the_last_commit(
         assert meter.health.anomalies["unknown_cgroup"] == 1
 
 
-async def test_unknown_accounts_are_dropped_at_settling(counters: Counters, tmp_path: Path) -> None:
+async def test_unknown_accounts_are_dropped_at_settling(
+    counters: CounterTree, tmp_path: Path
+) -> None:
     """An account nobody knows any more goes; its usage stays with the tenant."""
     async with metering(counters, tmp_path) as meter:
         await start(meter, counters, "a")
@@ -153,7 +93,7 @@ async def test_unknown_accounts_are_dropped_at_settling(counters: Counters, tmp_
     connection.close()
 
 
-async def test_restarted_container_goes_on(counters: Counters, tmp_path: Path) -> None:
+async def test_restarted_container_goes_on(counters: CounterTree, tmp_path: Path) -> None:
     """A second run adds to the first, over a restart of the daemon too."""
     async with metering(counters, tmp_path) as meter:
         await start(meter, counters, "a")

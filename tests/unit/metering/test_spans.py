@@ -7,27 +7,12 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aruntime.metering.account import COUNTERS, Account, Reading
-from aruntime.metering.integrals import advance, begin, bridge_gap, flag_estimate, transition
-
-CORES = 4
-START = 1_000_000_000_000
-ZERO = (0,) * len(COUNTERS)
+from aruntime.metering.account import COUNTERS, Reading
+from aruntime.metering.integrals import begin, bridge_gap, flag_estimate, transition
+from tests.metering import START, ZERO, fresh, take
 
 durations = st.integers(0, 3_600_000_000_000)
 samples = st.lists(st.tuples(durations, st.integers(0, 1 << 45)), min_size=1, max_size=10)
-
-
-def fresh() -> Account:
-    """A running container that has used nothing."""
-    return transition(begin(None, "boot:1", START, is_new=True), "running", START)
-
-
-def take(account: Account, *seen: Reading) -> Account:
-    """Advance by readings, in order."""
-    for reading in seen:
-        account = advance(account, reading, cores=CORES).account
-    return account
 
 
 statuses = st.sampled_from(("running", "pausing", "paused"))

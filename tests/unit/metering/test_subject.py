@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
-from aruntime.cgroups.driver import Cgroup, Driver
+from aruntime.cgroups.driver import Driver
 from aruntime.metering import sampler
 from aruntime.metering.account import Ints
 from aruntime.metering.clock import WallClock, boottime_ns
@@ -20,24 +19,13 @@ from aruntime.metering.health import Health
 from aruntime.metering.integrals import begin
 from aruntime.metering.readers import Access
 from aruntime.metering.subject import SLOW_READ_NS, MeterSubject, NetworkRead, Subject
+from tests.metering import CounterTree
 
 SECOND = 1_000_000_000
 
 
-class Counters(Protocol):
-    """The fixture's tree, see conftest."""
-
-    driver: Driver
-
-    def add(self, container_id: str) -> Cgroup:
-        """Make a cgroup."""
-
-    def use(self, container_id: str, **more: int) -> None:
-        """Let counters grow."""
-
-
 def subject(
-    counters: Counters,
+    counters: CounterTree,
     health: Health,
     *,
     name: str = "a",
@@ -46,7 +34,8 @@ def subject(
 ) -> Subject:
     """A registered container that has not been read yet."""
     cgroup = counters.add(name)
-    access = Access(partial(counters.driver.open_reader, cgroup), is_kept)
+    driver: Driver = counters.driver
+    access = Access(partial(driver.open_reader, cgroup), is_kept)
     account = begin(None, "boot:1", boottime_ns(), is_new=True)
     about = MeterSubject(id=name, name=name, cgroup=cgroup)
     return Subject(about, account, access, health=health, cores=1000, network=network)
@@ -63,7 +52,7 @@ def open_files() -> int:
     return sum("/cgroup/" in target for target in targets)
 
 
-def test_nothing_is_open_before_the_first_reading(counters: Counters) -> None:
+def test_nothing_is_open_before_the_first_reading(counters: CounterTree) -> None:
     """Registering costs no descriptor; reading keeps them; releasing closes them."""
     health = Health()
     known = subject(counters, health)
@@ -78,7 +67,7 @@ def test_nothing_is_open_before_the_first_reading(counters: Counters) -> None:
     assert not known.sample(slow=False)
 
 
-def test_unkept_reader_is_opened_for_each_reading(counters: Counters) -> None:
+def test_unkept_reader_is_opened_for_each_reading(counters: CounterTree) -> None:
     """Where descriptors are short readings work and leave nothing open."""
     known = subject(counters, Health(), is_kept=False)
     for more in (5, 7):
@@ -90,7 +79,7 @@ def test_unkept_reader_is_opened_for_each_reading(counters: Counters) -> None:
 
 
 def test_full_descriptor_table_is_told_and_healed(
-    counters: Counters, monkeypatch: pytest.MonkeyPatch
+    counters: CounterTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader that cannot be opened is an error of this cycle; the next one counts it all."""
     health = Health()
@@ -109,7 +98,7 @@ def test_full_descriptor_table_is_told_and_healed(
     known.release()
 
 
-def test_network_failure_costs_only_the_network(counters: Counters) -> None:
+def test_network_failure_costs_only_the_network(counters: CounterTree) -> None:
     """When interfaces cannot be read, CPU time is still counted and the failure told."""
     rows: list[Mapping[str, Ints] | None] = [{"eth0": (1, 2, 3, 4, 5, 6)}, None]
 
@@ -130,7 +119,7 @@ def test_network_failure_costs_only_the_network(counters: Counters) -> None:
     assert health.polls_failed == {"network": 1}
 
 
-def test_slow_readings_keep_their_schedule(counters: Counters) -> None:
+def test_slow_readings_keep_their_schedule(counters: CounterTree) -> None:
     """A complete reading comes first, then once per slow interval, quick ones in between."""
     health = Health()
     known = subject(counters, health)
@@ -145,7 +134,7 @@ def test_slow_readings_keep_their_schedule(counters: Counters) -> None:
     assert complete == [True, False, False, True, False]
 
 
-def test_missed_slow_readings_are_not_made_up(counters: Counters) -> None:
+def test_missed_slow_readings_are_not_made_up(counters: CounterTree) -> None:
     """After a long pause of the machine one complete reading is taken, not many."""
     health = Health()
     known = subject(counters, health)
@@ -156,7 +145,7 @@ def test_missed_slow_readings_are_not_made_up(counters: Counters) -> None:
     assert known.slow_due_ns > boottime_ns()
 
 
-def test_reading_over_a_pause_of_the_machine_is_flagged(counters: Counters) -> None:
+def test_reading_over_a_pause_of_the_machine_is_flagged(counters: CounterTree) -> None:
     """A reading that took longer than a machine takes is an anomaly."""
     health = Health()
     known = subject(counters, health)
@@ -167,7 +156,7 @@ def test_reading_over_a_pause_of_the_machine_is_flagged(counters: Counters) -> N
     assert health.anomalies["slow_read"] == 1
 
 
-def test_cycle_counts_itself(counters: Counters) -> None:
+def test_cycle_counts_itself(counters: CounterTree) -> None:
     """A cycle is timed, and a step of the wall clock is noticed once."""
     health = Health()
     known = subject(counters, health)
@@ -181,7 +170,7 @@ def test_cycle_counts_itself(counters: Counters) -> None:
     assert health.last_poll_ns > 0
 
 
-def test_vanished_cgroup_is_no_sample(counters: Counters, tmp_path: Path) -> None:
+def test_vanished_cgroup_is_no_sample(counters: CounterTree, tmp_path: Path) -> None:
     """A cgroup that is gone before it was ever read ends without an error."""
     health = Health()
     known = subject(counters, health)
