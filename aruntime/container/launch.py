@@ -98,7 +98,6 @@ def payload(
     Raises:
         InvalidSpec: a field is wrong; the message names it.
     """
-    process = spec["process"]
     linux = spec.get("linux", {})
     joined = {**spec_paths(linux), **(join or {})}
     own = own_namespaces(linux, joined)
@@ -112,22 +111,9 @@ def payload(
         "netlink": [dict(entry) for entry in netlink or ()],
         "mounts": inside,
         "init": init,
-        **process_fields(process, bpf=bpf, user=user, groups=groups),
+        **process_fields(spec["process"], bpf=bpf, user=user, groups=groups),
+        **namespace_fields(linux, own, outside),
     }
-    offsets = time_offsets(linux)
-    born = namespaces.CLONE_NEWPID | (0 if offsets else namespaces.CLONE_NEWTIME)
-    fields["clone"] = own & born
-    special = namespaces.CLONE_NEWPID | namespaces.CLONE_NEWTIME | namespaces.CLONE_NEWUSER
-    fields["unshare"] = own & ~special
-    if offsets and own & namespaces.CLONE_NEWTIME:
-        fields["time_offsets"] = offsets
-    if own & namespaces.CLONE_NEWUSER:
-        fields["user_namespace"] = id_maps(linux)
-        fields["host_mounts"] = outside
-        # Born together, the user namespace owns the mount namespace, and the working directory
-        # that the host's operations chose comes along.
-        fields["clone"] |= namespaces.CLONE_NEWNS
-        fields["unshare"] &= ~namespaces.CLONE_NEWNS
     add_names(fields, spec, own)
     return messages.encode(fields)
 
@@ -253,6 +239,30 @@ def own_namespaces(linux: Mapping[str, Any], joined: Mapping[str, str]) -> int:
         if kind not in joined:
             own |= namespace_flag(kind)
     return own
+
+
+def namespace_fields(
+    linux: Mapping[str, Any], own: int, host_mounts: Sequence[Any]
+) -> dict[str, Any]:
+    """Return how the container's own namespaces come about.
+
+    Raises:
+        InvalidSpec: id mappings or time offsets are wrong.
+    """
+    offsets = time_offsets(linux) if own & namespaces.CLONE_NEWTIME else []
+    born = namespaces.CLONE_NEWPID | (0 if offsets else namespaces.CLONE_NEWTIME)
+    from_outside = namespaces.CLONE_NEWPID | namespaces.CLONE_NEWTIME | namespaces.CLONE_NEWUSER
+    fields: dict[str, Any] = {"clone": own & born, "unshare": own & ~from_outside}
+    if offsets:
+        fields["time_offsets"] = offsets
+    if own & namespaces.CLONE_NEWUSER:
+        fields["user_namespace"] = id_maps(linux)
+        fields["host_mounts"] = list(host_mounts)
+        # Born together, the user namespace owns the mount namespace, and the working directory
+        # that the host's operations chose comes along.
+        fields["clone"] |= namespaces.CLONE_NEWNS
+        fields["unshare"] &= ~namespaces.CLONE_NEWNS
+    return fields
 
 
 def id_maps(linux: Mapping[str, Any]) -> dict[str, list[list[int]]]:

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
+from tests.kernel.shim.commander import Shim
+
 pytestmark = pytest.mark.kernel
 
 MOUNTS: list[dict[str, Any]] = [
     {"destination": "/proc", "type": "proc", "source": "proc"},
     {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
 ]
-
-Shim = Any
 
 
 @pytest.fixture

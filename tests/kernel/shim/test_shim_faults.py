@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
+from tests.kernel.shim.commander import Shim
+
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.skipif(os.uname().machine != "x86_64", reason="registers of x86-64"),
 ]
 
-Shim = Any
 
 # include/uapi/linux/ptrace.h
 PTRACE_CONT = 7

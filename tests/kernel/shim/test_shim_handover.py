@@ -7,15 +7,14 @@ import resource
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from aruntime.container import logfile
+from tests.kernel.shim.commander import Shim
 
 pytestmark = pytest.mark.kernel
 
-Shim = Any
 
 COUNT = "i=0; while [ $i -lt {0} ]; do echo line $i; i=$((i+1)); done"
 
@@ -31,6 +30,11 @@ def pump_some(shim: Shim, container_id: str, chunks: int) -> None:
     held = shim.daemon.fds[(container_id, "")]
     for _ in range(chunks):
         logfile.move_chunk(held["stdout_read"], held["log"], held["index"], logfile.STDOUT)
+
+
+def wait_zombie(shim: Shim, pid: int) -> None:
+    """Wait until a process has ended and nobody has reaped it."""
+    shim.wait_for(lambda: b") Z" in Path(f"/proc/{pid}/stat").read_bytes())
 
 
 def test_children_are_handed_over_whole(shim: Shim, tmp_path: Path) -> None:
@@ -131,7 +135,7 @@ def test_exit_while_no_daemon_lives(shim: Shim, tmp_path: Path) -> None:
     shim.launch("c1", ["sh", "-c", "sleep 0.05; exit 42"], log_dir=tmp_path / "l")
     pid = shim.children()[0]
     shim.daemon.close()
-    shim.wait_for(lambda: b") Z" in Path(f"/proc/{pid}/stat").read_bytes())
+    wait_zombie(shim, pid)
     held = shim.reconnect()
     assert [(m["id"], m["pid"]) for m in held] == [("c1", pid)]
     assert shim.reap("c1")["code"] == 42
@@ -145,7 +149,7 @@ def test_exec_without_its_client_runs_on(shim: Shim, tmp_path: Path) -> None:
     pids = [pid for pid in shim.children() if pid != shim.children()[0]]
     shim.daemon.close()
     for pid in pids:
-        shim.wait_for(lambda pid=pid: b") Z" in Path(f"/proc/{pid}/stat").read_bytes())
+        wait_zombie(shim, pid)
     shim.reconnect()
     assert [shim.reap("c1", name)["code"] for name in ("e1", "e2")] == [4, 5]
     shim.kill("c1")

@@ -6,13 +6,12 @@ import os
 import resource
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.kernel
+from tests.kernel.shim.commander import Shim
 
-Shim = Any
+pytestmark = pytest.mark.kernel
 
 
 def test_streams_and_exit_code(shim: Shim) -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from aruntime.container import messages
 from aruntime.shim import boot
+from tests.kernel.shim.commander import Shim
 
 pytestmark = pytest.mark.kernel
 
-Shim = Any
 PACKAGE = Path(boot.__file__).parents[2]
 
 

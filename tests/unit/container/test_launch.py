@@ -208,7 +208,10 @@ def test_exec_joins_what_the_container_owns() -> None:
         ({"kinds": ("mount", "cpu")}, "'cpu' is unknown"),
         ({"kinds": ("mount", "user")}, "uidMappings is empty"),
         ({"kinds": ("mount",), "top": {"hostname": "x"}}, "no UTS namespace"),
-        ({"linux": {"timeOffsets": {"realtime": {}}}}, "no clock 'realtime'"),
+        (
+            {"kinds": ("mount", "time"), "linux": {"timeOffsets": {"realtime": {}}}},
+            "no clock 'realtime'",
+        ),
         ({"rlimits": [{"type": "RLIMIT_X", "soft": 1, "hard": 1}]}, "ulimit 'x' is unknown"),
         ({"rlimits": [{"type": "cpu", "soft": 2, "hard": 1}]}, "exceeds the hard"),
         ({"rlimits": [{"type": "cpu", "soft": -1, "hard": 1}]}, "exceeds the hard"),
