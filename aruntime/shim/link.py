@@ -27,8 +27,7 @@ MESSAGES_PER_TURN = 32
 """Most requests of one turn: a flood of them must not keep exits and output waiting."""
 
 SEQPACKET = _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
-# include/uapi/asm-generic/socket.h; the struct ucred of unix(7)
-SO_PEERCRED = 17
+# struct ucred of unix(7)
 UCRED = struct.Struct("3i")
 
 GONE_ERRNOS = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF})
@@ -61,7 +60,7 @@ class Connection:
         self._waits = False
         self.on_message = on_message
         self.on_hangup = on_hangup
-        credentials = sock.getsockopt(_socket.SOL_SOCKET, SO_PEERCRED, UCRED.size)
+        credentials = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, UCRED.size)
         self.pid, self.uid, _ = UCRED.unpack(credentials)
         loop.watch(sock.fileno(), self._ready)
 
