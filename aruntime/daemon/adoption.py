@@ -210,6 +210,10 @@ def adopt_exec(parts: Parts, supervisor: Supervisor, reply: Reply) -> None:
         adopted.pidfd = reply.take("pidfd")
         adopted.master_fd = reply.take("master")
         container.execs[adopted.id] = adopted
+        outputs = Streams(
+            stdout_read=reply.take("stdout_read"), stderr_read=reply.take("stderr_read")
+        )
+        execs.leave_output(parts, adopted, outputs)
         parts.spawn(execs.watch, parts, container, adopted)
     reply.close()
 

@@ -121,18 +121,18 @@ async def watch(parts: Parts, container: Container, started: Exec) -> None:
 
 @contextlib.asynccontextmanager
 async def exec_output(
-    started: Exec, streams: Streams
+    parts: Parts, started: Exec, streams: Streams
 ) -> AsyncIterator[trio.MemoryReceiveChannel[Chunk]]:
     """Yield a channel of an exec's output; it ends with the output, or soon after the process.
 
-    Takes over the descriptors it reads and closes them.
+    Takes over the descriptors it reads. If the block is left before the output has ended (the
+    client went, or detached), the rest is read to nowhere.
     """
-    sources = [(streams.stdout_read, logfile.STDOUT), (streams.stderr_read, logfile.STDERR)]
-    if started.tty:
-        sources = [(os.dup(started.master_fd), logfile.STDOUT)]
-    streams.stdout_read = streams.stderr_read = -1
     sending, receiving = trio.open_memory_channel[Chunk](0)
-    readers = [OutputReader(fd, stream, sending.clone()) for fd, stream in sources]
+    readers = [
+        OutputReader(parts, fd, stream, sending.clone())
+        for fd, stream in take_outputs(started, streams)
+    ]
     sending.close()
     async with trio.open_nursery() as nursery:
         for reader in readers:
@@ -141,6 +141,34 @@ async def exec_output(
         async with receiving:
             yield receiving
         nursery.cancel_scope.cancel()
+
+
+def take_outputs(started: Exec, streams: Streams) -> list[tuple[int, int]]:
+    """Return the descriptors of an exec's output with their streams; the caller owns them."""
+    sources = [(streams.stdout_read, logfile.STDOUT), (streams.stderr_read, logfile.STDERR)]
+    streams.stdout_read = streams.stderr_read = -1
+    if started.master_fd >= 0:
+        return [(os.dup(started.master_fd), logfile.STDOUT)]
+    return sources
+
+
+def leave_output(parts: Parts, started: Exec, streams: Streams) -> None:
+    """Let an exec go on without a listener: what it writes is read to nowhere."""
+    for fd, _ in take_outputs(started, streams):
+        if fd >= 0:
+            parts.spawn(read_to_nowhere, trio.lowlevel.FdStream(fd))
+    streams.close()
+
+
+async def read_to_nowhere(source: trio.lowlevel.FdStream) -> None:
+    """Read to the end of file and close: a full pipe would stop its writer for ever.
+
+    Closing alone does not help: the shim holds the pipe too, and reads it only without a daemon.
+    """
+    async with source:
+        with contextlib.suppress(trio.BrokenResourceError):  # EIO: the pty is closed
+            while await source.receive_some(READ_BYTES):
+                pass
 
 
 async def _give_up_soon(started: Exec, readers: list[OutputReader]) -> None:
@@ -158,33 +186,45 @@ async def _give_up_soon(started: Exec, readers: list[OutputReader]) -> None:
 class OutputReader:
     """Reads one stream of an exec; owns the descriptor and the channel's end."""
 
-    __slots__ = ("_fd", "_idle", "_scope", "_sending", "_stream")
+    __slots__ = ("_idle", "_parts", "_scope", "_sending", "_source", "_stream")
 
-    def __init__(self, fd: int, stream: int, sending: trio.MemorySendChannel[Chunk]) -> None:
-        self._fd = fd
+    def __init__(
+        self, parts: Parts, fd: int, stream: int, sending: trio.MemorySendChannel[Chunk]
+    ) -> None:
+        self._parts = parts
+        self._source = trio.lowlevel.FdStream(fd)
         self._stream = stream
         self._sending = sending
         self._scope = trio.CancelScope()
         self._idle = False
 
     async def run(self) -> None:
-        """Read to the end of the stream, or until given up. Cancellation closes both ends."""
-        source = trio.lowlevel.FdStream(self._fd)
-        with self._scope:
-            async with source, self._sending:
-                with contextlib.suppress(OSError, trio.BrokenResourceError):  # EIO: closed pty
-                    while content := await self._receive(source):
-                        await self._sending.send(Chunk(0, self._stream, content))
+        """Read to the end of the stream, or until given up or cancelled: then to nowhere."""
+        ended = False
+        try:
+            with self._scope:
+                async with self._sending:
+                    with contextlib.suppress(trio.BrokenResourceError):  # nobody listens any more
+                        while content := await self._receive():
+                            await self._sending.send(Chunk(0, self._stream, content))
+                        ended = True
+        finally:
+            if ended:
+                self._source.close()
+            else:
+                self._parts.spawn(read_to_nowhere, self._source)
 
     def give_up_if_idle(self) -> None:
         """End the stream if nothing is on its way."""
         if self._idle:
             self._scope.cancel()
 
-    async def _receive(self, source: trio.lowlevel.FdStream) -> bytes:
+    async def _receive(self) -> bytes:
         self._idle = True
         try:
-            return bytes(await source.receive_some(READ_BYTES))
+            return bytes(await self._source.receive_some(READ_BYTES))
+        except trio.BrokenResourceError:  # EIO: the pty is closed
+            return b""
         finally:
             self._idle = False
 

@@ -98,7 +98,7 @@ async def probe(
         return ProbeResult(began, time.time_ns(), -1, error.message)
     output = bytearray()
     with trio.move_on_after(timeout) as scope:
-        async with execs.exec_output(started, streams) as chunks:
+        async with execs.exec_output(parts, started, streams) as chunks:
             async for chunk in chunks:
                 output += chunk.content[: KEPT_OUTPUT_BYTES - len(output)]
         await started.exited.wait()

@@ -47,3 +47,47 @@ def test_a_slow_client_loses_nothing(shared_daemon: RunningDaemon, box: str) -> 
         time.sleep(2.5)  # the client's pause is what is tested
         assert len(client.stdout.read()) == MANY
     assert client.returncode == 0
+
+
+NOISE = "trap '' HUP PIPE; head -c 300000 /dev/zero; touch /tmp/{}; sleep 99"
+"""Writes more than a pipe holds, then says so; it would be stopped if nobody read."""
+
+
+def has_written(daemon: RunningDaemon, box: str, name: str) -> bool:
+    """Whether the noise has come to its end."""
+    return name in daemon.out("exec", box, "ls", "/tmp").split()
+
+
+@pytest.mark.parametrize("options", [["-d"], ["-d", "-t"]])
+def test_detached_noise_is_not_stopped(
+    shared_daemon: RunningDaemon, box: str, options: list[str]
+) -> None:
+    """What exec -d writes is read to nowhere, from a pipe and from a pty."""
+    name = "".join(options).replace("-", "d")
+    shared_daemon.run("exec", *options, box, "sh", "-c", NOISE.format(name))
+
+    wait_until(lambda: has_written(shared_daemon, box, name), what="the output is read")
+
+
+def test_noise_outlives_its_client(shared_daemon: RunningDaemon, box: str) -> None:
+    """A client that is killed takes nobody along: the rest is read to nowhere."""
+    script = f"echo up; while ! [ -e /tmp/killed ]; do :; done; {NOISE.format('outlived')}"
+    with shared_daemon.popen("exec", box, "sh", "-c", script, stdout=subprocess.PIPE) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"up\n"
+        client.kill()
+    shared_daemon.out("exec", box, "touch", "/tmp/killed")
+
+    wait_until(lambda: has_written(shared_daemon, box, "outlived"), what="the output is read")
+
+
+def test_noise_outlives_the_daemon(daemon: RunningDaemon) -> None:
+    """The shim reads it while no daemon lives, the next daemon from then on."""
+    box = daemon.out("run", "-d", "busybox", "sleep", "999")
+    script = f"while ! [ -e /tmp/go ]; do sleep 0.1; done; {NOISE.format('adopted')}"
+    daemon.run("exec", "-d", box, "sh", "-c", script)
+    daemon.kill()
+    daemon.start()
+    daemon.out("exec", box, "touch", "/tmp/go")
+
+    wait_until(lambda: has_written(daemon, box, "adopted"), what="the output is read")

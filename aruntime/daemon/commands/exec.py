@@ -47,10 +47,10 @@ async def run_exec(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     )
     started, streams = await execs.start_exec(daemon.parts, container, request)
     if not attach:
-        streams.close()
+        execs.leave_output(daemon.parts, started, streams)
         return 0
     session.open_ended = True
-    async with execs.exec_output(started, streams) as output:
+    async with execs.exec_output(daemon.parts, started, streams) as output:
         detached = await attached(
             session,
             output,
