@@ -174,7 +174,7 @@ class CommandServer:
             nursery.cancel_scope.cancel()
         journal.info(
             "command",
-            argv0=next(iter(session.argv), ""),
+            argv0=next((word for word in session.argv if not word.startswith("-")), ""),
             code=code,
             uid=session.uid,
             gid=session.gid,

@@ -192,7 +192,9 @@ async def run_events(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     filters = parsed.filters()
     for key in filters:
         if key not in EVENT_FILTERS:
-            raise InvalidParameter(f"invalid filter '{key}'")
+            raise InvalidParameter(
+                f"invalid filter '{key}'; known are {', '.join(sorted(EVENT_FILTERS))}"
+            )
     chosen = parsed.string("format")
     now = time.time_ns()
     since = moment(parsed, "since", now, now)
