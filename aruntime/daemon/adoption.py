@@ -120,10 +120,7 @@ async def adopt_held(parts: Parts, container: Container, reply: Reply) -> None:
     container.held_by_shim = True
     container.pidfd = reply.take("pidfd")
     container.state.pid = int(reply.fields["pid"])
-    log_fd, index_fd = reply.take("log"), reply.take("index")
-    if log_fd < 0 or index_fd < 0:
-        log_fd, index_fd = logfile.open_log(container.directory)
-    container.sink = make_sink(parts, container, log_fd, index_fd)
+    await adopt_log(parts, container, reply)
     streams = Streams(
         stdout_read=reply.take("pty_read" if container.config.tty else "stdout_read"),
         stderr_read=reply.take("pty_write" if container.config.tty else "stderr_read"),
@@ -147,6 +144,36 @@ async def adopt_held(parts: Parts, container: Container, reply: Reply) -> None:
         container.stdin = None
         await parts.shim.client.close_stdin(container.id)
     await resume_meter(parts, container)
+
+
+async def adopt_log(parts: Parts, container: Container, reply: Reply) -> None:
+    """Go on in the log where the shim left off.
+
+    Had the former daemon died between rotating the log and telling the shim, the shim's files
+    would be the rotated ones: it gets the present ones then.
+
+    Raises:
+        OSError: the log cannot be opened.
+    """
+    fds = reply.take("log"), reply.take("index")
+    path = logfile.log_paths(container.directory)[0]
+    if all(fd >= 0 for fd in fds) and is_same_file(fds[0], path):
+        make_sink(parts, container, *fds)
+        return
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
+    fresh = logfile.open_log(container.directory)
+    make_sink(parts, container, *fresh)
+    await parts.shim.client.replace_logs(container.id, *fresh)
+
+
+def is_same_file(fd: int, path: str) -> bool:
+    """Whether a descriptor and a path lead to one file."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def make_sink(parts: Parts, container: Container, log_fd: int, index_fd: int) -> LogSink:
