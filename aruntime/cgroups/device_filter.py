@@ -11,10 +11,11 @@ from __future__ import annotations
 import errno
 import os
 
-from aruntime.cgroups.devices import ACCESS, DeviceAccess, DeviceKey
+from aruntime.cgroups.devices import DeviceAccess, DeviceKey
 from aruntime.errors import KernelFeatureMissing
 from aruntime.kernel import bpf
 from aruntime.kernel.bpf import insn
+from aruntime.spec.devices import ACCESS
 
 _TYPES = {"b": bpf.BPF_DEVCG_DEV_BLOCK, "c": bpf.BPF_DEVCG_DEV_CHAR}
 _ACCESS_BITS = {

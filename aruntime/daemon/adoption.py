@@ -94,9 +94,10 @@ def meter_status(status: Status) -> str:
 def wants_start(container: Container, *, was_active: bool) -> bool:
     """Whether docker would start it now that the daemon starts."""
     policy = container.config.restart.name
-    if policy == "always":
-        return was_active or container.state.status is Status.EXITED
-    return policy == "unless-stopped" and not container.state.stopped_by_user and was_active
+    ran_before = was_active or container.state.status is Status.EXITED
+    if policy == "unless-stopped":
+        return ran_before and not container.state.stopped_by_user
+    return policy == "always" and ran_before
 
 
 async def restart(supervisor: Supervisor, container: Container) -> None:
@@ -246,15 +247,18 @@ def adopt_exec(parts: Parts, supervisor: Supervisor, reply: Reply) -> None:
 
 
 async def discard_stray(parts: Parts, reply: Reply) -> None:
-    """End a child whose container is not on disk: its creation was cut off, or it was erased."""
+    """End a child that no container goes with: its launch was cut off, or it was erased."""
     container_id, pidfd = str(reply.fields["id"]), reply.take("pidfd")
     reply.close()
-    journal.warning("ending a container that is not on disk", container=container_id[:12])
+    journal.warning(
+        "ending a child of the shim that no container goes with", container=container_id[:12]
+    )
     try:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         cgroup = parts.driver.cgroup(container_id)
-        await trio.to_thread.run_sync(parts.driver.thaw, cgroup)
+        with contextlib.suppress(OSError):  # its cgroup may be gone
+            await trio.to_thread.run_sync(parts.driver.thaw, cgroup)
         await trio.lowlevel.wait_readable(pidfd)
         await parts.shim.client.reap(container_id)
     except (AruntimeError, OSError) as error:
@@ -276,13 +280,37 @@ async def remove_stray_cgroups(parts: Parts, supervisor: Supervisor) -> None:
                 journal.error("stray cgroup not removed", cgroup=cgroup.path, error=str(error))
 
 
-async def after_shim_loss(parts: Parts, supervisor: Supervisor) -> None:
-    """Go on without the shim that forked the present containers: this daemon holds all it needs.
+async def after_shim_loss(parts: Parts, supervisor: Supervisor, held: list[Reply]) -> None:
+    """Go on after the connection to the shim was lost; this daemon holds all it needs.
 
-    Their exit codes now come from the pidfds (the host's init reaps them). Should this daemon
-    die too, their pipes die with it.
+    A shim that lives (it could not send, for one) still holds its children: those that this daemon
+    does not know, because their launch failed with the connection, are ended. If it died, exit
+    codes now come from the pidfds (the host's init reaps), and should this daemon die too, the
+    pipes of the containers die with it.
     """
+    inits = {str(reply.fields["id"]): reply for reply in held if not reply.fields.get("exec_id")}
     for container in supervisor:
-        container.held_by_shim = False
-    journal.error("containers of the dead shim go on without a keeper", count=len(supervisor))
+        reply = inits.get(container.id)
+        known = reply is not None and container.state.pid == reply.fields["pid"]
+        container.held_by_shim = known and container.launching is None
+        if reply is not None and container.held_by_shim:
+            del inits[container.id]
+            reply.close()
+    for reply in held:
+        if reply.fields.get("exec_id"):
+            again_exec(parts, supervisor, reply)
+    for stray in inits.values():
+        parts.spawn(discard_stray, parts, stray)
+    lost = sum(item.is_running and not item.held_by_shim for item in supervisor)
+    if lost:
+        journal.error("containers of the dead shim go on without a keeper", count=lost)
     await trio.lowlevel.checkpoint()
+
+
+def again_exec(parts: Parts, supervisor: Supervisor, reply: Reply) -> None:
+    """Go on with an exec that is watched already, or watch one whose start was cut off."""
+    with contextlib.suppress(AruntimeError):
+        if reply.fields["exec_id"] in supervisor.find(reply.fields["id"]).execs:
+            reply.close()
+            return
+    adopt_exec(parts, supervisor, reply)

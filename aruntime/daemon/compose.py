@@ -99,7 +99,7 @@ async def opened(settings: Settings, registry: Registry) -> AsyncIterator[Daemon
         )  # fmt: skip
         supervisor = Supervisor(parts)
         await undo.enter_async_context(running(supervisor.run))
-        parts.spawn(shim.run, lambda: adoption.after_shim_loss(parts, supervisor))
+        parts.spawn(shim.run, lambda held: adoption.after_shim_loss(parts, supervisor, held))
         await adoption.adopt_all(parts, supervisor, held)
         daemon = Daemon(registry, parts, supervisor)
         yield daemon
@@ -190,7 +190,7 @@ async def stop_containers(supervisor: Supervisor) -> None:
 
     async def stop(container: Any) -> None:
         try:
-            await supervisor.stop(container)
+            await supervisor.stop(container, by_user=False)
         except (AruntimeError, OSError) as error:
             log.error("not stopped", container=container.short_id, error=str(error))
 

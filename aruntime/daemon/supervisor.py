@@ -259,18 +259,31 @@ class Supervisor:
             await freezing.resume(self._parts, container)
 
     async def stop(
-        self, container: Container, *, timeout: int | None = None, number: int | None = None
+        self,
+        container: Container,
+        *,
+        timeout: int | None = None,
+        number: int | None = None,
+        by_user: bool = True,
     ) -> None:
         """Stop a container: its stop signal, then SIGKILL after ``timeout`` seconds.
 
         A timeout of -1 waits for ever. Stopping a stopped container does nothing.
+
+        Args:
+            by_user: the policy unless-stopped keeps it down from now on; not so when all are
+                stopped with the daemon.
         """
         await container.wait_launched()
         container.stop_requested = True
         container.wake()
+        changed = by_user and not container.state.stopped_by_user
+        container.state.stopped_by_user |= by_user
         if not container.is_running:
-            await self._mark_stopped(container)
+            if changed and not container.removing:
+                await self._parts.keep_state(container)
             return
+        # From here on the end of the run writes the state.
         config = container.config
         exited = container.exited
         seconds = config.stop_timeout if timeout is None else timeout
@@ -280,14 +293,16 @@ class Supervisor:
         if scope.cancelled_caught and container.is_running:
             await self.signal(container, signal.SIGKILL)
             await exited.wait()
-        await self._mark_stopped(container)
         self._parts.events.publish("container", "stop", container.id, container.event_attributes())
 
-    async def _mark_stopped(self, container: Container) -> None:
-        """Remember on disk that the user stopped it: unless-stopped stays down after a boot."""
-        if not container.state.stopped_by_user:
-            container.state.stopped_by_user = True
-            await self._parts.save_state(container)
+    async def kill(self, container: Container, number: int) -> None:
+        """Send a signal for a user: SIGKILL is a stop like any other (docker's rule).
+
+        Raises:
+            Conflict: the container is not running.
+        """
+        container.state.stopped_by_user |= container.is_running and number == signal.SIGKILL
+        await self.signal(container, number)
 
     async def restart(self, container: Container, *, timeout: int | None = None) -> None:
         """Stop and start again."""

@@ -79,7 +79,7 @@ async def run_kill(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     """Send a signal to containers."""
     number = signal_number(parsed.string("signal"))
     return await each(
-        session, daemon, parsed.args, lambda item: daemon.supervisor.signal(item, number)
+        session, daemon, parsed.args, lambda item: daemon.supervisor.kill(item, number)
     )
 
 

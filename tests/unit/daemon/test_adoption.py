@@ -37,6 +37,7 @@ def container(policy: str, status: Status, *, stopped_by_user: bool = False) -> 
         ("always", Status.CREATED, False, False, False),
         ("unless-stopped", Status.EXITED, False, True, True),
         ("unless-stopped", Status.EXITED, True, True, False),
+        ("unless-stopped", Status.EXITED, False, False, True),  # stopped with the daemon
         ("on-failure", Status.EXITED, False, True, False),
     ],
 )
