@@ -63,26 +63,27 @@ class ShimLink:
             self._client = client
             return held
 
-    async def run(self, on_lost: Callable[[], Awaitable[None]]) -> None:
-        """Dispatch answers; when the shim dies start another and call ``on_lost``."""
+    async def run(self, on_lost: Callable[[list[Reply]], Awaitable[None]]) -> None:
+        """Dispatch answers; when the connection ends get another, to a new shim if this one died.
+
+        ``on_lost`` then gets the children that the shim holds. It must not wait for answers:
+        they are dispatched again when it has returned.
+        """
         while True:
             client = self._client
             assert client is not None
             await client.run()
-            journal.error("the shim died; its containers run on, starting another", pid=client.pid)
+            journal.error("lost the shim; its containers run on, connecting again", pid=client.pid)
             client.close()
             self._collect()
-            await self._open_again()
-            await on_lost()
+            await on_lost(await self._open_again())
 
-    async def _open_again(self) -> None:
+    async def _open_again(self) -> list[Reply]:
         """Get another shim however long it takes; starts fail with a clear error meanwhile."""
         pause = POLL_SECONDS
         while True:
             try:
-                for stale in await self.open():
-                    stale.close()
-                return
+                return await self.open()
             except (ShimUnavailable, OSError) as error:
                 journal.error("no shim: containers cannot be started", reason=str(error))
                 pause = min(2 * pause, RETRY_MOST_SECONDS)
