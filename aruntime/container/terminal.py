@@ -32,6 +32,10 @@ NULL_PATH = "/dev/null"
 CONSOLE_PATH = "/dev/console"
 
 STDIO = (0, 1, 2)
+NULL_REFUSALS = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO, errno.EISDIR}
+)
+"""No /dev/null, something else in its place, or a device list that forbids it."""
 CHOWN_REFUSALS = frozenset({errno.EPERM, errno.EINVAL, errno.EROFS})
 """A stream that cannot be given to the user (no mapping, a foreign file system): runc goes on."""
 
@@ -131,11 +135,17 @@ def settle_streams(uid: int) -> None:
 
 
 def take_null(fd: int) -> None:
-    """Replace a stream by the container's /dev/null, if that is the null device."""
+    """Replace a stream by the container's /dev/null, if that is the null device.
+
+    Raises:
+        OSError: as open(2), but for what an image or a device list may be like.
+    """
     try:
         null = os.open(NULL_PATH, os.O_RDWR | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
-        return  # a container without /dev/null keeps the one it was given
+    except OSError as error:
+        if error.errno in NULL_REFUSALS:
+            return  # a container without /dev/null keeps the one it was given
+        raise
     if os.fstat(null).st_rdev == NULL_DEVICE:
         os.dup2(null, fd, inheritable=True)
     os.close(null)
