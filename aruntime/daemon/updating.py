@@ -6,6 +6,8 @@ keeps it apart from launch, pause and resume.
 
 from __future__ import annotations
 
+import contextlib
+
 import trio
 
 from aruntime.container.config import RestartPolicy
@@ -21,7 +23,7 @@ async def update(
     """Change limits (an OCI ``linux.resources`` patch) and the restart policy.
 
     Raises:
-        InvalidParameter, ControllerUnavailable: nothing has changed then.
+        InvalidParameter, ControllerUnavailable, OSError: nothing has changed then.
     """
     config = container.config
     if restart is not None and config.auto_remove and restart.name != "no":
@@ -29,15 +31,30 @@ async def update(
     async with container.lock:
         merged = merge_resources(config.resources, resources)
         parts.driver.check(merged)
-        cgroup = container.cgroup
-        if cgroup is not None and resources:
-            await parts.meter.cut(container.id, "update")
-            await trio.to_thread.run_sync(parts.driver.apply, cgroup, resources)
-        config.resources = merged
-        if restart is not None:
-            config.restart = restart
-        await parts.save_config(container)
+        before = config.resources, config.restart
+        config.resources, config.restart = merged, restart or config.restart
+        try:
+            # First what a full disk refuses: limits that were changed are not as easily put back.
+            await parts.save_config(container)
+            await apply(parts, container, resources)
+        except BaseException:
+            config.resources, config.restart = before
+            with trio.CancelScope(shield=True), contextlib.suppress(OSError):
+                await parts.save_config(container)
+            raise
     if container.cgroup is not None:
         parts.meter.update(parts.meter_subject(container))
     attributes = container.event_attributes()
     parts.events.publish("container", "update", container.id, attributes)
+
+
+async def apply(parts: Parts, container: Container, resources: dict[str, object]) -> None:
+    """Write limits into the cgroup of a container that runs.
+
+    Raises:
+        InvalidParameter, OSError: the kernel refused one.
+    """
+    cgroup = container.cgroup
+    if cgroup is not None and resources:
+        await parts.meter.cut(container.id, "update")
+        await trio.to_thread.run_sync(parts.driver.apply, cgroup, resources)
