@@ -59,16 +59,8 @@ os.execv(sys.argv[3], sys.argv[3:])
 """
 
 NEVER_FAIL = frozenset(
-    {
-        "exit",
-        "exit_group",
-        "rt_sigreturn",
-        "restart_syscall",
-        "umask",
-        "gettid",
-        "getpid",
-        "getppid",
-    }
+    {"exit", "exit_group", "rt_sigreturn", "restart_syscall"}
+    | {"umask", "gettid", "getpid", "getppid"}
 )
 """They do not return, or the kernel knows no failure of them."""
 

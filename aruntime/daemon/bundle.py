@@ -17,7 +17,7 @@ import msgspec
 from aruntime import spec as oci
 from aruntime.container import seccomp, seccomp_filter
 from aruntime.container.config import ContainerConfig
-from aruntime.errors import InvalidParameter
+from aruntime.errors import InvalidParameter, VolumeNotFound
 from aruntime.kernel import capabilities
 from aruntime.kernel.mounts import mountinfo
 from aruntime.network import files as network_files
@@ -234,7 +234,8 @@ def remove_anonymous_volumes(parts: Parts, config: ContainerConfig) -> None:
     root = str(parts.settings.root / "volumes")
     for mount in config.mounts:
         if mount.type == "volume" and rootfs_volumes.is_anonymous(mount.source):
-            rootfs_volumes.remove(root, mount.source)
+            with contextlib.suppress(VolumeNotFound):  # a removal or creation that was cut off
+                rootfs_volumes.remove(root, mount.source)
 
 
 def check_bind_source(path: str, *, create: bool) -> None:

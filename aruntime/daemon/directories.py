@@ -41,6 +41,7 @@ def make(parts: Parts, container: Container) -> None:
         take_root_attributes(parts, container, f"{directory}/upper")
         bundle.fill_volumes(parts, container.config)
     except (AruntimeError, OSError):
+        bundle.remove_anonymous_volumes(parts, container.config)
         store.remove(directory)
         raise
 
@@ -61,10 +62,10 @@ def remove(parts: Parts, container: Container, *, volumes: bool) -> str:
     Raises:
         OSError: the disk refused.
     """
-    hidden = store.hide(container.directory)
     if volumes:
+        # Before the record that names them: who dies in between can be removed again.
         bundle.remove_anonymous_volumes(parts, container.config)
-    return hidden
+    return store.hide(container.directory)
 
 
 def delete(hidden: str) -> None:

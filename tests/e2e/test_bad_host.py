@@ -241,6 +241,8 @@ def test_a_full_disk(small_disk: RunningDaemon, busybox_tar: bytes) -> None:
     for argv in (
         ["import", "-", "more:latest"],
         ["create", "busybox", "true"],
+        ["create", "-v", "/data", "busybox", "true"],
+        ["run", "--rm", "-v", "/etc", "busybox", "true"],
         ["run", "busybox", "true"],
         ["run", "--rm", "-d", "busybox", "true"],
         ["start", "later"],

@@ -1,7 +1,7 @@
 """Fault injection end to end: each system call of a launch fails in turn, nothing is left behind.
 
 What fails is a call of the container's init or of the shim itself, or the shim dies instead of
-making it. The list of calls is not written down here: a first launch is recorded, so that one that
+making it. The list of calls is not written down here: a first launch is recorded, so that what is
 added tomorrow fails tomorrow. By default the first two and the last call of each name fail;
 ARUNTIME_TEST_ALL_FAULTS=1 takes every single one.
 """
@@ -96,7 +96,6 @@ def test_calls_of_init(filtered: tuple[RunningDaemon, FilteredShim], kind: str) 
     chosen = targets(shim.calls, "init")
     assert len(chosen) > 60
     seeded = random.Random(len(chosen))
-    tolerated: set[str] = set()
     failed = 0
     for target in chosen:
         number = seeded.choice(ERRORS)
