@@ -41,6 +41,7 @@ class RunningDaemon:
     def __init__(self) -> None:
         number = next(SUBNETS)
         self.client = str(BIN / "aruntime")
+        self.program = str(BIN / "aruntimed")
         self.base = Path(tempfile.mkdtemp(prefix=f"aruntime-test-{os.getpid()}-"))
         self.root = self.base / "root"
         self.run_dir = self.base / "run"
@@ -70,7 +71,7 @@ class RunningDaemon:
         with open(self.base / "daemon.log", "ab") as log:
             self.process = subprocess.Popen(
                 [
-                    str(BIN / "aruntimed"),
+                    self.program,
                     f"--root={self.root}",
                     f"--run-dir={self.run_dir}",
                     f"--bridge={self.bridge}",
