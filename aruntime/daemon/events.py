@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 import trio
 
-RING_EVENTS = 1024
+RING_EVENTS = 256
 LISTENER_EVENTS = 4096
 
 

@@ -25,6 +25,7 @@ from aruntime.cgroups.driver import Cgroup
 from aruntime.container import logfile
 from aruntime.container.state import Status, move
 from aruntime.daemon import launching
+from aruntime.daemon.announcement import Announcement
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.pump import LogSink, Source
 from aruntime.daemon.record import Container, Input, Streams, open_streams
@@ -85,7 +86,7 @@ async def launch(parts: Parts, container: Container, *, restarted: bool = False)
     """
     async with container.lock:
         with trio.CancelScope(shield=True):
-            container.exited = trio.Event()
+            container.exited = Announcement()
             container.stop_requested = False
             try:
                 await _launch(parts, container, restarted=restarted)

@@ -26,6 +26,7 @@ import trio
 
 from aruntime.container import logfile
 from aruntime.container.config import LogOptions
+from aruntime.daemon.announcement import Announcement
 
 FULL_DISK_RETRY_SECONDS = 1.0
 BUSY_PIPE_BYTES = 1 << 20
@@ -74,7 +75,7 @@ class LogSink:
         self.generation = 0
         self.sources = 0
         self.dropped_bytes = 0
-        self.finished = trio.Event()
+        self.finished = Announcement()
         self._changed: trio.Event | None = None
         self._followers = 0
 

@@ -20,6 +20,7 @@ import trio
 from aruntime.cgroups.driver import Cgroup
 from aruntime.container.config import ContainerConfig
 from aruntime.container.state import ContainerState
+from aruntime.daemon.announcement import Announcement
 from aruntime.daemon.pump import LogSink
 
 # A pipe without a reader; a pty whose slave side is closed.
@@ -90,7 +91,7 @@ class Container:
 
     Attributes:
         exited: set at the end of the present run, after its final reading; a new one per run.
-        removed: nothing of it is left.
+        removed: set once nothing of it is left.
         lock: held by launch, pause, resume, update and exec's start, which exclude each other.
         stop_requested: somebody asked it to stop: no restart by policy.
         woken: ends the back-off before a restart; None outside of one.
@@ -110,15 +111,14 @@ class Container:
         self.sink: LogSink | None = None
         self.stdin: Input | None = None
         self.execs: dict[str, Exec] = {}
-        self.exited = trio.Event()
-        self.removed = False
-        self.woken: trio.Event | None = None
-        self._removal: trio.Event | None = None
+        self.exited = Announcement()
+        self.removed = Announcement()
+        self.woken: Announcement | None = None
         self.lock = trio.Lock()
         self.stop_requested = False
         self.removing = False
-        self.supervised: trio.Event | None = None
-        self.launching: trio.Event | None = None
+        self.supervised: Announcement | None = None
+        self.launching: Announcement | None = None
         self.held_by_shim = False
         self.attached = 0
         self.address = ""
@@ -150,19 +150,6 @@ class Container:
         """End the back-off before a restart, if there is one."""
         if self.woken is not None:
             self.woken.set()
-
-    async def wait_removed(self) -> None:
-        """Wait until nothing of it is left. The event is made for those who wait only."""
-        if not self.removed:
-            if self._removal is None:
-                self._removal = trio.Event()
-            await self._removal.wait()
-
-    def announce_removed(self) -> None:
-        """Tell those who wait that nothing of it is left."""
-        self.removed = True
-        if self._removal is not None:
-            self._removal.set()
 
     async def wait_launched(self) -> None:
         """Wait until no launch is under way: only then it is clear whether it runs."""

@@ -21,6 +21,7 @@ import trio
 from aruntime.container.config import ContainerConfig
 from aruntime.container.state import ContainerState, Status, move
 from aruntime.daemon import directories, freezing, health, launching, life
+from aruntime.daemon.announcement import Announcement
 from aruntime.daemon.commands import names
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.record import Container
@@ -139,7 +140,7 @@ class Supervisor:
             await container.supervised.wait()  # its last run is being wound up
         if container.removing:
             raise Conflict(f"container {container.short_id} is marked for removal")
-        container.supervised = trio.Event()
+        container.supervised = Announcement()
         try:
             await self._launch(container)
         except BaseException:
@@ -149,7 +150,7 @@ class Supervisor:
         self.supervise_soon(container)
 
     async def _launch(self, container: Container, *, restarted: bool = False) -> None:
-        launching = container.launching = trio.Event()
+        launching = container.launching = Announcement()
         try:
             await life.launch(self._parts, container, restarted=restarted)
         finally:
@@ -160,7 +161,7 @@ class Supervisor:
         """Give a running container its task."""
         assert self._nursery is not None, "the supervisor does not run yet"
         if container.supervised is None:
-            container.supervised = trio.Event()
+            container.supervised = Announcement()
         self._nursery.start_soon(self._own, container)
 
     @staticmethod
@@ -172,19 +173,24 @@ class Supervisor:
 
     async def _own(self, container: Container) -> None:
         """Own a running container: watch it to its end, restart it by its policy, remove it."""
-        with structlog.contextvars.bound_contextvars(container=container.short_id):
-            try:
-                await self._supervise(container)
-            except Exception:
-                # One broken container must not take the others' tasks down with it.
-                journal.exception("supervision of a container failed")
-            finally:
-                self._let_go(container)
+        # Bound for good: the context is this task's own.
+        structlog.contextvars.bind_contextvars(container=container.short_id)
+        try:
+            await self._supervise(container)
+        except Exception:
+            # One broken container must not take the others' tasks down with it.
+            journal.exception("supervision of a container failed")
+        finally:
+            self._let_go(container)
 
     async def _supervise(self, container: Container) -> None:
+        parts = self._parts
         backoff = BACKOFF_FIRST_SECONDS
         while True:
-            await self._watch(container)
+            if container.config.health is None:
+                await life.watch(parts, container)
+            else:
+                await self._watch_and_probe(container)
             while self._wants_restart(container):
                 if container.run_seconds >= BACKOFF_RESET_SECONDS:
                     backoff = BACKOFF_FIRST_SECONDS
@@ -203,13 +209,8 @@ class Supervisor:
         if container.config.auto_remove:
             await self.remove(container, volumes=True)
 
-    async def _watch(self, container: Container) -> None:
-        """Wait for the end of a run; probe it meanwhile. No nursery for those without a probe:
-        it would be a tenth of what the daemon keeps of an idle container.
-        """
-        if container.config.health is None:
-            await life.watch(self._parts, container)
-            return
+    async def _watch_and_probe(self, container: Container) -> None:
+        """Wait for the end of a run, probing its health meanwhile."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(health.check, self._parts, container)
             await life.watch(self._parts, container)
@@ -231,7 +232,7 @@ class Supervisor:
     async def _wait_backoff(self, container: Container, seconds: float) -> bool:
         """Wait before a restart; False if the container was stopped meanwhile."""
         move(container.state, Status.RESTARTING)
-        container.woken = trio.Event()
+        container.woken = Announcement()
         with trio.move_on_after(seconds):
             await container.woken.wait()
         container.woken = None
@@ -320,7 +321,7 @@ class Supervisor:
             Conflict: it is running and ``force`` is not given.
         """
         if container.removing:
-            await container.wait_removed()
+            await container.removed.wait()
             return
         await container.wait_launched()
         active = container.is_running or container.state.status is Status.RESTARTING
@@ -356,7 +357,7 @@ class Supervisor:
         self._parts.events.publish(
             "container", "destroy", container.id, container.event_attributes()
         )
-        container.announce_removed()
+        container.removed.set()
 
     async def rename(self, container: Container, name: str) -> None:
         """Give a container another name.
@@ -390,7 +391,7 @@ class Supervisor:
         if condition == "not-running" and not container.is_running:
             return container.shown_code
         if condition == "removed":
-            await container.wait_removed()
+            await container.removed.wait()
         else:
             await container.exited.wait()
         return container.shown_code

@@ -39,7 +39,12 @@ EVENT_FILTERS = frozenset({"container", "event", "type", "label", "image", "name
 
 
 def stats_row(
-    container: Container, now: Snapshot | None, before: Snapshot | None, host_memory: int
+    container: Container,
+    now: Snapshot | None,
+    before: Snapshot | None,
+    host_memory: int,
+    *,
+    truncate: bool = True,
 ) -> dict[str, Any]:
     """Return docker's columns from two readings; CPU % is of one CPU."""
     percent = 0.0
@@ -50,9 +55,10 @@ def stats_row(
     limit = (now.memory_limit_bytes if now is not None else 0) or host_memory
     read, written = block_bytes(now)
     received, sent = network_bytes(now)
+    shown = container.short_id if truncate else container.id
     return {
-        "ID": container.short_id,
-        "Container": container.short_id,
+        "ID": shown,
+        "Container": shown,
         "Name": container.config.name,
         "CPUPerc": f"{percent:.2f}%",
         "MemUsage": f"{format_bytes(memory)} / {format_bytes(limit)}",
@@ -92,7 +98,13 @@ async def run_stats(session: Session, parsed: Parsed, daemon: Daemon) -> int:
         snapshots = {item.id: await read_now(daemon, item) for item in shown}
         if earlier or not shown:
             rows = [
-                stats_row(item, snapshots[item.id], earlier.get(item.id), host_memory)
+                stats_row(
+                    item,
+                    snapshots[item.id],
+                    earlier.get(item.id),
+                    host_memory,
+                    truncate=not parsed.boolean("no-trunc"),
+                )
                 for item in shown
             ]
             text = render_rows(

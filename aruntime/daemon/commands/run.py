@@ -55,7 +55,7 @@ async def run_run(session: Session, parsed: Parsed, daemon: Daemon) -> int:
         detach_keys=keys,
     )
     if code is not None and container.config.auto_remove:
-        await container.wait_removed()
+        await container.removed.wait()
     return 0 if code is None else code
 
 
