@@ -162,6 +162,7 @@ def host_config_object(config: ContainerConfig) -> dict[str, Any]:
         "DnsOptions": config.dns_options,
         "DnsSearch": config.dns_search,
         "ExtraHosts": config.extra_hosts or None,
+        "Annotations": config.annotations,
         "Init": config.init,
         "ShmSize": config.shm_size,
         **isolation_members(config),
