@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import harness
 from tests.harness import BIN, RunningDaemon, wait_until
 from tests.traces import assert_no_more_than, assert_one_line, traces
 
@@ -42,22 +41,18 @@ def test_controllers_that_are_missing(daemon: RunningDaemon) -> None:
 
 
 @pytest.fixture
-def without_pids(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busybox_tar: bytes
-) -> Iterator[RunningDaemon]:
+def without_pids(tmp_path: Path, busybox_tar: bytes) -> Iterator[RunningDaemon]:
     """Yield a daemon that has no pids controller, in a mount namespace of its own."""
     daemon = RunningDaemon()
-    with monkeypatch.context() as patch:
-        start = tmp_path / "aruntimed"
-        start.write_text(
-            "#!/bin/sh\n"
-            'if [ -z "$ARUNTIME_APART" ]; then ARUNTIME_APART=1 exec unshare -m "$0" "$@"; fi\n'
-            "umount /sys/fs/cgroup/pids && "
-            f'exec {BIN}/aruntimed "$@"\n'
-        )
-        start.chmod(0o755)
-        patch.setattr(harness, "BIN", tmp_path)
-        daemon.start()
+    start = tmp_path / "aruntimed"
+    start.write_text(
+        "#!/bin/sh\n"
+        'if [ -z "$ARUNTIME_APART" ]; then ARUNTIME_APART=1 exec unshare -m "$0" "$@"; fi\n'
+        f'umount /sys/fs/cgroup/pids && exec {daemon.program} "$@"\n'
+    )
+    start.chmod(0o755)
+    daemon.program = str(start)
+    daemon.start()
     daemon.load_busybox(busybox_tar)
     yield daemon
     daemon.destroy()
