@@ -13,7 +13,7 @@ import os
 from aruntime.container import exec as container_exec
 from aruntime.container import intermediate, joining, messages, program, wiring
 from aruntime.container.channel import Channel, close_others
-from aruntime.kernel import namespaces, process
+from aruntime.kernel import keyrings, namespaces, process
 from aruntime.rootfs import apply
 
 TYPE_CHECKING = False
@@ -26,6 +26,7 @@ NULL_PATH = "/dev/null"
 PIVOT = "pivot"
 """The operation after which paths are the container's."""
 
+KEYS_REFUSED = frozenset({errno.ENOSYS, errno.EPERM})
 LOWERING_REFUSED = frozenset({errno.EACCES, errno.EPERM})
 
 
@@ -56,7 +57,7 @@ def run(payload: dict[str, Any], fds: dict[str, int], sock: _socket.socket) -> N
 
 
 def begin(payload: dict[str, Any], fds: dict[str, int], channel: Channel) -> None:
-    """Detach from the shim: session, descriptors, standard streams, OOM score.
+    """Detach from the shim: session, keys, descriptors, standard streams, OOM score.
 
     Raises:
         OSError: a system call failed.
@@ -64,6 +65,7 @@ def begin(payload: dict[str, Any], fds: dict[str, int], channel: Channel) -> Non
     process.set_dumpable(False)
     process.set_cmdline(CMDLINE)  # paths of the host are not the container's business
     os.setsid()
+    leave_keys()
     for number, name in enumerate(STREAMS):
         fd = fds.pop(name, -1)
         if fd < 0:
@@ -78,6 +80,21 @@ def begin(payload: dict[str, Any], fds: dict[str, int], channel: Channel) -> Non
         channel.step = messages.STEP_OOM_SCORE
         set_oom_score(payload["oom_score_adj"], channel)
     channel.warnings.extend(payload["warnings"])
+
+
+def leave_keys() -> None:
+    """Leave the session keyring of who started the shim, which may be a person's own.
+
+    Docker's seccomp profile keeps keyctl(2) from a container; this is for those without it.
+
+    Raises:
+        OSError: as keyctl(2), but for kernels and surroundings without keys.
+    """
+    try:
+        keyrings.join_session_keyring()
+    except OSError as error:
+        if error.errno not in KEYS_REFUSED:
+            raise
 
 
 def set_oom_score(score: int, channel: Channel) -> None:

@@ -6,7 +6,10 @@ its environment) is looked for from inside while the runtime is at work.
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -240,3 +243,63 @@ def test_signals_reach_nobody_outside(shared_daemon: RunningDaemon) -> None:
     assert shared_daemon.process is not None
     assert shared_daemon.process.poll() is None
     shared_daemon.run("rm", "-f", victim)
+
+
+def test_no_key_of_who_started_the_daemon(debian_daemon: RunningDaemon) -> None:
+    """Each container and each exec has a session keyring of its own, even without a filter."""
+    show = 'print syscall(250, 0, -3, 0), " ", syscall(250, 11, -3, my $b = "\\0" x 64, 64)'
+    flags = ("--security-opt", "seccomp=unconfined")
+    held = debian_daemon.out("run", "-d", *flags, "debian", "sleep", "999")
+    shown = [
+        debian_daemon.out("run", "--rm", *flags, "debian", "perl", "-e", show),
+        debian_daemon.out("run", "--rm", *flags, "debian", "perl", "-e", show),
+        debian_daemon.out("exec", held, "perl", "-e", show),
+        subprocess.run(["perl", "-e", show], capture_output=True, text=True, check=True).stdout,
+    ]
+    debian_daemon.run("rm", "-f", held)
+
+    assert len({text.split()[0] for text in shown}) == 4
+    assert [text.split()[1] for text in shown[:3]] == ["0"] * 3  # bytes of ids in it
+
+
+CALLS = {
+    "i386": "b820010000bb0f270000cd80",
+    "x32": "b8fa000040bf0f2700000f05",
+    "x86-64": "b8fa000000bf0f2700000f05",
+}
+"""keyctl(9999): what the filter refuses with EPERM and the kernel with EOPNOTSUPP."""
+
+EXIT = "f7d889c7b83c0000000f05"
+"""neg eax; exit(eax): the errno is the exit code."""
+
+LOAD_ADDRESS = 0x400000
+HEADERS = 64 + 56
+
+
+def elf(code: bytes) -> bytes:
+    """Return a statically linked program of nothing but this machine code; see elf(5)."""
+    size = HEADERS + len(code)
+    identity = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
+    header = struct.pack(
+        "<HHIQQQIHHHHHH", 2, 62, 1, LOAD_ADDRESS + HEADERS, 64, 0, 0, 64, 56, 1, 0, 0, 0
+    )
+    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, LOAD_ADDRESS, LOAD_ADDRESS, size, size, 4096)
+    return identity + header + segment + code
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="machine code of x86-64")
+@pytest.mark.parametrize("numbers", CALLS)
+def test_the_filter_holds_for_every_kind_of_call(
+    shared_daemon: RunningDaemon, busybox_tar: bytes, numbers: str
+) -> None:
+    """A call by the number of another architecture is filtered as the native one is."""
+    program = elf(bytes.fromhex(CALLS[numbers] + EXIT))
+    layer = archives.tar(archives.file("call", program, mode=0o755))
+    image = f"call:{numbers}"
+    shared_daemon.run("load", stdin=archives.docker_archive([busybox_tar, layer], image))
+    run = ("run", "--rm", image, "/call")
+    free = ("run", "--rm", "--security-opt", "seccomp=unconfined", image, "/call")
+
+    assert shared_daemon.run(*run, code=None).returncode == errno.EPERM
+    unfiltered = shared_daemon.run(*free, code=None).returncode
+    assert unfiltered in (errno.EOPNOTSUPP, errno.ENOSYS, 128 + signal.SIGSEGV)

@@ -172,3 +172,27 @@ def test_dumpable(isolated: Isolated) -> None:
     """)
 
     assert output == "0\n1\n"
+
+
+def test_session_keyring_of_its_own(isolated: Isolated) -> None:
+    """After joining, the session keyring is another one, also for children."""
+    output = isolated(
+        """
+        import ctypes
+        from aruntime.kernel import keyrings, libc
+
+        get = libc.syscall(keyrings.SYS_KEYCTL[os.uname().machine], libc.cint, libc.cint, libc.cint)
+        print(get(0, -3, 0))  # KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING
+        keyrings.join_session_keyring()
+        print(get(0, -3, 0), flush=True)
+        pid, _ = namespaces.clone3(0)
+        if pid == 0:
+            print(get(0, -3, 0), flush=True)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        """
+    )
+    before, after, of_child = map(int, output.split())
+
+    assert before != after
+    assert of_child == after > 0
