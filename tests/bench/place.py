@@ -3,7 +3,8 @@
 A `Place` owns a directory, the runners, cgroups below a parent of its own and network links; it
 removes all of them when it closes, whatever happened in between. An engine's runner has a mount
 namespace in which the places that engines write to whatever they are told (/run, /dev/shm, /etc,
-/opt) are private, so a real engine of this host is never touched.
+/opt) are private, so a real engine of this host is never touched; it can have a network namespace
+with that, whose links and firewall rules are gone with its last process.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ for each in etc opt; do
     mount -t overlay -o "lowerdir=/$each,upperdir=$1/$each,workdir=$1/work-$each" overlay /$each
 done
 if [ "$2" = v1 ] && mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
-shift 2
+if [ "$3" = own ]; then ip link set lo up; fi
+shift 3
 exec "$@"
 """
 """Makes what engines write to private; `v1` also hides the cgroup2 tree of a hybrid host, with
-which crun refuses to work."""
+which crun refuses to work; `own` readies a network namespace that was just made."""
 SECONDS_TO_END = 20.0
 
 
@@ -130,8 +132,13 @@ class Place:
         self.links.append(name)
         return name
 
-    def runner(self, name: str, *, private: bool, v1_only: bool = False) -> Runner:
-        """Start a runner; its engine's processes are killed when the place closes."""
+    def runner(
+        self, name: str, *, private: bool, v1_only: bool = False, own_network: bool = False
+    ) -> Runner:
+        """Start a runner; its engine's processes are killed when the place closes.
+
+        `v1_only` and `own_network` (a network namespace without a way out) are for private ones.
+        """
         argv = [sys.executable, "-I", "-S", str(RUNNER)]
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.directory(name, "home"))}
         if private:
@@ -139,7 +146,9 @@ class Place:
             for each in ("etc", "work-etc", "opt", "work-opt"):
                 (layers / each).mkdir()
             shape = "v1" if v1_only else "as-is"
-            argv = ["/usr/bin/unshare", "-m", "/bin/sh", "-c", PRIVATE, "sh", str(layers), shape]
+            network, flags = ("own", "-mn") if own_network else ("host", "-m")
+            argv = ["/usr/bin/unshare", flags, "/bin/sh", "-c", PRIVATE, "sh"]
+            argv += [str(layers), shape, network]
             argv += [sys.executable, "-I", "-S", str(RUNNER)]
         runner = Runner(argv, env)
         self._undo.callback(runner.close)

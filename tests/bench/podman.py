@@ -1,12 +1,11 @@
 """podman as a peer, with storage, network and configuration of its own.
 
-Its bridge is made by netavark and marked internal: no rule of the host's firewall is touched,
-which also spares podman the time of writing some.
+Its network is the one it has by default, a bridge with masquerading by netavark, and in a network
+namespace of its own: podman writes its firewall rules as it does for every user, none in the host.
 """
 
 from __future__ import annotations
 
-import json
 import resource
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from tests.bench import image
 from tests.bench.engine import CommandLine, find
 from tests.bench.place import Place
 
-PROGRAMS = ("podman", "conmon")
+PROGRAMS = ("podman", "conmon", "iptables")
 NETAVARK = "/usr/lib/podman/netavark"
-NETWORK = "bench"
-SUBNET, GATEWAY = "10.214.2.0/24", "10.214.2.1"
+NETWORK = "podman"
+"""The default one, which needs no configuration."""
 CONTAINERS = """[containers]
 default_ulimits = ["nofile={nofile}:{nofile}", "nproc={nproc}:{nproc}"]
 log_driver = "k8s-file"
@@ -50,8 +49,8 @@ def missing() -> str:
 def opened(place: Place, tar: Path) -> CommandLine:
     """Configure podman in a place and import the image."""
     base = place.directory("podman")
-    runner = place.runner("podman", private=True, v1_only=True)
-    write_configuration(place, base)
+    runner = place.runner("podman", private=True, v1_only=True, own_network=True)
+    write_configuration(base)
     runner.env |= {
         "CONTAINERS_CONF": f"{base}/containers.conf",
         "CONTAINERS_STORAGE_CONF": f"{base}/storage.conf",
@@ -71,8 +70,8 @@ def opened(place: Place, tar: Path) -> CommandLine:
     return engine
 
 
-def write_configuration(place: Place, base: Path) -> None:
-    """Write containers.conf, storage.conf and the network."""
+def write_configuration(base: Path) -> None:
+    """Write containers.conf and storage.conf."""
     # By itself podman asks for more than the hard limits, which needs CAP_SYS_RESOURCE; it also
     # lowers its own limit of processes to pid_max.
     nofile = within(10000, resource.RLIMIT_NOFILE)
@@ -81,19 +80,6 @@ def write_configuration(place: Place, base: Path) -> None:
     text = CONTAINERS.format(base=base, runtime=runtime, nofile=nofile, nproc=nproc)
     (base / "containers.conf").write_text(text)
     (base / "storage.conf").write_text(STORAGE.format(base=base))
-    network = {
-        "name": NETWORK,
-        "id": "b" * 64,
-        "driver": "bridge",
-        "network_interface": place.link_name("p"),
-        "created": "2024-01-01T00:00:00Z",
-        "subnets": [{"subnet": SUBNET, "gateway": GATEWAY}],
-        "ipv6_enabled": False,
-        "internal": True,
-        "dns_enabled": False,
-        "ipam_options": {"driver": "host-local"},
-    }
-    (place.directory("podman", "networks") / f"{NETWORK}.json").write_text(json.dumps(network))
 
 
 def within(wanted: int, limit: int) -> int:
