@@ -111,6 +111,21 @@ def test_mount_point_is_a_link(
         assert all(f" {kind} " in kinds for kind in ("proc", "sysfs", "tmpfs"))
 
 
+@pytest.mark.parametrize(
+    "target",
+    ["/proc", "/proc/", "/proc/self", "/proc/1/attr", "/proc/sys", "/x/../proc/self", "/in/self"],
+)
+def test_nothing_covers_proc(
+    shared_daemon: RunningDaemon, trap: Trap, tmp_path: Path, target: str
+) -> None:
+    """CVE-2019-16884, CVE-2025-52881: what the runtime writes below /proc cannot be redirected."""
+    image = trap(archives.symlink("in", "/proc"))
+    (tmp_path / "planted").touch()
+    for flags in (("-v", f"{tmp_path}:{target}"), ("--tmpfs", target)):
+        done = shared_daemon.run("run", "--rm", *flags, image, "true", code=125)
+        assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("target", ["/out", "/out/new", "/out/new/deep"])
 @pytest.mark.parametrize("absolute", [True, False])
 def test_destination_leads_out(
