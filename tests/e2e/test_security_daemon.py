@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.harness import RunningDaemon
+from tests.harness import RunningDaemon, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -23,9 +23,10 @@ LARGE = "x" * 100_000
 @pytest.fixture(scope="module")
 def box(shared_daemon: RunningDaemon) -> str:
     """Return the name of a running container that has written files."""
-    shared_daemon.run(
-        "run", "-d", "--name", "box", "busybox", "sh", "-c", "umask 0; echo > /f; sleep 999"
-    )
+    script = "umask 0; echo > /f; cp /bin/busybox /v/id; chmod 4755 /v/id; sleep 999"
+    shared_daemon.run("run", "-d", "--name", "box", "-v", "kept:/v", "busybox", "sh", "-c", script)
+    program = shared_daemon.root / "volumes/kept/_data/id"
+    wait_until(lambda: program.exists() and program.stat().st_mode & stat.S_ISUID)
     # What other users see, were the base directory of the test not closed to them anyway.
     shared_daemon.base.chmod(0o755)
     return "box"
@@ -67,11 +68,14 @@ def test_files_of_containers_are_closed_to_others(shared_daemon: RunningDaemon, 
         upper.parent / "log",
         upper.parent / "spec.json",
         root / "ledger.db",
+        root / "volumes/kept/_data/id",
     ]
     for path in closed:
         assert path.exists(), path
         assert as_nobody("cat", str(path)).returncode != 0, path
         assert as_nobody("ls", f"{path}/").returncode != 0, path
+    with pytest.raises(PermissionError):
+        as_nobody(str(root / "volumes/kept/_data/id"))
 
 
 def test_sockets_are_closed_to_others(shared_daemon: RunningDaemon, box: str) -> None:
@@ -165,7 +169,7 @@ def test_volume_names_that_are_refused(shared_daemon: RunningDaemon, source: str
 
     assert done.returncode == 125
     assert done.stderr.count("\n") == 1
-    assert list(shared_daemon.root.glob("volumes/*")) == []
+    assert {path.name for path in shared_daemon.root.glob("volumes/*")} <= {"kept"}
 
 
 LINES = ["--dns-search=a\nnameserver 6.6.6.6", "--dns-option=a\nnameserver 6.6.6.6",
