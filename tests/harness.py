@@ -47,7 +47,9 @@ class RunningDaemon:
         self.run_dir = self.base / "run"
         self.bridge = f"art{os.getpid() % 100000}x{number}"[:15]
         # Test runs side by side must not meet.
-        self.subnet = f"10.{20 + os.getpid() % 200}.{number % 256}.0/24"
+        # Test runs side by side have pids close to each other, and few daemons at a time each.
+        own = os.getpid() // 200 % 16 * 16 + number % 16
+        self.subnet = f"10.{20 + os.getpid() % 200}.{own}.0/24"
         self.cgroup_parent = f"/aruntime-test-{os.getpid()}-{number}"
         self.extra: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
