@@ -294,6 +294,9 @@ def stay_as_reaper(
     """
     # execve of the child alone shall end the conversation with the shim.
     channel.close()
+    if program.uid:
+        # What execve leaves the program of a user other than root; no execve happens here.
+        program.sets["permitted"] = program.sets["effective"] = program.sets["ambient"]
     try:
         set_rlimits(payload, channel)
         filter_calls(program, payload, channel)

@@ -74,6 +74,8 @@ def reap_until_program_ends(program_pid: int) -> None:
                 os.kill(program_pid, received.si_signo)
             except ProcessLookupError:
                 pass  # it has died: SIGCHLD is on its way
+            except PermissionError:
+                pass  # it has become another user, by a setuid program
 
 
 def reap(program_pid: int) -> int | None:

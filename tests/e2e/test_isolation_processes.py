@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from tests import archives, programs
 from tests.harness import RunningDaemon, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -149,6 +151,41 @@ def test_init_ends_with_its_program(shared_daemon: RunningDaemon) -> None:
     shared_daemon.run("run", "--rm", "--init", "busybox", "sh", "-c", "sleep 60 & exit 9", code=9)
 
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("flags", [("-u", "user"), ("-u", "1000:1000"), ()])
+def test_init_has_no_more_rights_than_its_program(
+    shared_daemon: RunningDaemon, flags: tuple[str, ...]
+) -> None:
+    """``--init``: PID 1 becomes the user, with the program's capabilities and its filter."""
+    name = shared_daemon.out("run", "-d", "--init", *flags, "busybox", "sleep", "999")
+    show = ("grep", "-E", "^(Uid|Gid|Groups|Cap...|NoNewPrivs|Seccomp):")
+
+    def rights(pid: int) -> str:
+        return shared_daemon.out("exec", name, *show, f"/proc/{pid}/status")
+
+    # The program starts while PID 1 is still confining itself.
+    wait_until(lambda: "Seccomp:\t2" in rights(1) and rights(1) == rights(2))
+    shared_daemon.run("rm", "-f", name)
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="machine code of x86-64")
+def test_init_outlives_a_program_it_may_not_signal(
+    shared_daemon: RunningDaemon, busybox_tar: bytes
+) -> None:
+    """A signal that a setuid program refuses its own PID 1 is lost, and nothing else."""
+    layers = [busybox_tar, archives.tar(archives.file("wait", programs.WAIT_AS_ROOT, mode=0o4755))]
+    shared_daemon.run("load", stdin=archives.docker_archive(layers, "setuid:1"))
+    name = shared_daemon.out("run", "-d", "--init", "-u", "user", "setuid:1", "/wait")
+
+    def who() -> list[str]:
+        listing = shared_daemon.out("exec", name, "ps", "-o", "user,args").splitlines()
+        return [" ".join(line.split()) for line in listing]
+
+    wait_until(lambda: "root /wait" in who())
+    shared_daemon.run("kill", "-s", "TERM", name)
+    assert "root /wait" in who()
+    shared_daemon.run("rm", "-f", name)
 
 
 def test_own_session_and_no_terminal_of_the_host(shared_daemon: RunningDaemon) -> None:

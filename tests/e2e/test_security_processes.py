@@ -9,14 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests import archives
+from tests import archives, programs
 from tests.harness import RunningDaemon, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -272,20 +271,6 @@ CALLS = {
 EXIT = "f7d889c7b83c0000000f05"
 """neg eax; exit(eax): the errno is the exit code."""
 
-LOAD_ADDRESS = 0x400000
-HEADERS = 64 + 56
-
-
-def elf(code: bytes) -> bytes:
-    """Return a statically linked program of nothing but this machine code; see elf(5)."""
-    size = HEADERS + len(code)
-    identity = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
-    header = struct.pack(
-        "<HHIQQQIHHHHHH", 2, 62, 1, LOAD_ADDRESS + HEADERS, 64, 0, 0, 64, 56, 1, 0, 0, 0
-    )
-    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, LOAD_ADDRESS, LOAD_ADDRESS, size, size, 4096)
-    return identity + header + segment + code
-
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="machine code of x86-64")
 @pytest.mark.parametrize("numbers", CALLS)
@@ -293,7 +278,7 @@ def test_the_filter_holds_for_every_kind_of_call(
     shared_daemon: RunningDaemon, busybox_tar: bytes, numbers: str
 ) -> None:
     """A call by the number of another architecture is filtered as the native one is."""
-    program = elf(bytes.fromhex(CALLS[numbers] + EXIT))
+    program = programs.elf(bytes.fromhex(CALLS[numbers] + EXIT))
     layer = archives.tar(archives.file("call", program, mode=0o755))
     image = f"call:{numbers}"
     shared_daemon.run("load", stdin=archives.docker_archive([busybox_tar, layer], image))
