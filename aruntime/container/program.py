@@ -119,6 +119,9 @@ def find_identity(program: Program, user: dict[str, Any]) -> None:
         group = identity.read_account_file("/etc/group")
         found = identity.find_user(user["name"], user["groups"], passwd, group)
         program.uid, program.gid, program.gids, home = found
+        if program.uid:
+            # What execve leaves (and docker gives): execve itself must not use more either.
+            program.sets["permitted"] = program.sets["effective"] = program.sets["ambient"]
     else:
         program.uid, program.gid = user["uid"], user["gid"]
         program.gids = user["additional_gids"]

@@ -81,6 +81,8 @@ class ContainerState(msgspec.Struct, kw_only=True):
     error: str = ""
     """Why the last start failed, or what is unknown about the last run."""
     restart_count: int = 0
+    starting: bool = False
+    """``run`` made it, to be started at once: a daemon that dies before that keeps nothing."""
     stopped_by_user: bool = False
     """``stop`` was the last word: the policy unless-stopped keeps it down."""
     log_dropped_bytes: int = 0

@@ -69,8 +69,10 @@ async def adopt_all(parts: Parts, supervisor: Supervisor, held: list[Reply]) -> 
             supervisor.supervise_soon(container)
         elif wants_start(container, was_active=was_active):
             restarts.append(container)
-        elif container.config.auto_remove and state.status is not Status.CREATED:
-            parts.spawn(remove_ended, supervisor, container)
+        elif container.config.auto_remove and (
+            state.starting or state.status is not Status.CREATED
+        ):
+            await remove_ended(supervisor, container)
     for reply in exec_replies:
         adopt_exec(parts, supervisor, reply)
     for stray in inits.values():

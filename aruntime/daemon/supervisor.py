@@ -93,8 +93,11 @@ class Supervisor:
         self._by_id[container.id] = container
         self._by_name[container.config.name] = container
 
-    async def create(self, config: ContainerConfig) -> Container:
+    async def create(self, config: ContainerConfig, *, starting: bool = False) -> Container:
         """Make a container on disk; nothing runs yet.
+
+        Args:
+            starting: it is about to be started (run): with --rm it goes if the daemon dies first.
 
         Raises:
             ContainerExists: the name is taken.
@@ -110,7 +113,9 @@ class Supervisor:
         parts = self._parts
         parts.driver.check(config.resources)
         container = Container(
-            config, ContainerState(), str(parts.settings.root / "containers" / config.id)
+            config,
+            ContainerState(starting=starting),
+            str(parts.settings.root / "containers" / config.id),
         )
         # The name is taken before the first await: two creates cannot both have it.
         self._by_name[config.name] = container

@@ -35,7 +35,7 @@ async def run_run(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     # What can be refused is, before there is a container.
     keys = parse_detach_keys(parsed.string("detach-keys"))
     streams, wants_stdin = streams_of(parsed), wants(parsed, "stdin")
-    container = await create_container(session, parsed, daemon)
+    container = await create_container(session, parsed, daemon, starting=True)
     if not attach:
         await start_or_discard(daemon, container)
         await session.out(f"{container.id}\n")
@@ -82,13 +82,15 @@ async def run_create(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     return 0
 
 
-async def create_container(session: Session, parsed: Parsed, daemon: Daemon) -> Container:
+async def create_container(
+    session: Session, parsed: Parsed, daemon: Daemon, *, starting: bool = False
+) -> Container:
     """Make the container that the flags ask for, and its --cidfile."""
     config, warnings = await requested_config(session, parsed, daemon)
     for warning in warnings:
         await session.err(f"WARNING: {warning}\n")
     with daemon.images.hold(daemon.images.resolve(config.image_id)):
-        container = await daemon.supervisor.create(config)
+        container = await daemon.supervisor.create(config, starting=starting)
     cidfile = parsed.string("cidfile")
     if cidfile:
         try:
