@@ -63,6 +63,22 @@ def test_users_that_exec_refuses(shared_daemon: RunningDaemon, user: str) -> Non
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("user", ["user", "1000", "1000:1000", "user:extra"])
+def test_a_program_of_root_alone_cannot_be_executed(
+    shared_daemon: RunningDaemon, busybox_tar: bytes, user: str
+) -> None:
+    """The program is looked up and executed with the user's rights, not with root's."""
+    layers = [busybox_tar, archives.tar(archives.file("bin/private", b"#!/bin/sh\n", mode=0o700))]
+    shared_daemon.run("load", stdin=archives.docker_archive(layers, "private:1"))
+    name = shared_daemon.out("run", "-d", "private:1", "sleep", "999")
+    for program in ("private", "/bin/private"):
+        for args in (("run", "--rm", "-u", user, "private:1"), ("exec", "-u", user, name)):
+            done = shared_daemon.run(*args, program, code=None)
+            assert done.returncode in (126, 127), args
+        shared_daemon.run("exec", name, program)
+    shared_daemon.run("rm", "-f", name)
+
+
 def test_home_is_that_of_the_user(shared_daemon: RunningDaemon) -> None:
     """HOME comes from the image's /etc/passwd, and is / for who is not in it."""
     for user, home in (("0", "/root"), ("user", "/home"), ("7", "/")):
