@@ -172,6 +172,19 @@ def test_volume_names_that_are_refused(shared_daemon: RunningDaemon, source: str
     assert {path.name for path in shared_daemon.root.glob("volumes/*")} <= {"kept"}
 
 
+def test_commands_cannot_forge_rows(shared_daemon: RunningDaemon) -> None:
+    """A command with line ends and escape sequences is one row of ps, and harmless there."""
+    forged = "x\n0123456789ab   forged\x1b[2J\x9b"
+    name = shared_daemon.out("run", "-d", "busybox", "sh", "-c", "sleep 999", forged)
+    rows = shared_daemon.out("ps", "--no-trunc")
+    shared_daemon.run("rm", "-f", name)
+
+    assert [line for line in rows.splitlines() if line.startswith("0123456789ab")] == []
+    assert "\x1b" not in rows
+    assert "\x9b" not in rows
+    assert r"x\n0123456789ab   forged\x1b[2J" in rows
+
+
 LINES = ["--dns-search=a\nnameserver 6.6.6.6", "--dns-option=a\nnameserver 6.6.6.6",
          "--add-host=a\n6.6.6.6 b:1.2.3.4", "--hostname=a\n6.6.6.6 b", "--domainname=a\nb",
          "--dns=6.6.6.6\nsearch x"]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aruntime.container.state import Status
 from aruntime.daemon.commands.flags import Command, Flag, Parsed
 from aruntime.daemon.commands.listing import render_rows
-from aruntime.daemon.commands.values import format_age
+from aruntime.daemon.commands.values import format_age, quote
 from aruntime.daemon.record import Container
 from aruntime.daemon.session import Session
 from aruntime.errors import InvalidParameter
@@ -66,7 +66,7 @@ def row(container: Container, *, truncate: bool) -> dict[str, Any]:
     return {
         "ID": container.short_id if truncate else container.id,
         "Image": config.image,
-        "Command": f'"{command}"',
+        "Command": quote(command),
         "CreatedAt": f"{created:%Y-%m-%d %H:%M:%S %z %Z}",
         "RunningFor": f"{age(time.time_ns() - config.created_ns)} ago",
         "Status": status_text(container),

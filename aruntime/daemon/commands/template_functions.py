@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from aruntime.daemon.commands.values import quote
+
 _VERB = re.compile(r"%([-+# 0]*)([0-9]{1,4})?(?:\.([0-9]{1,4}))?([a-zA-Z%])")
 _MAX_PAD = 10_000
 
@@ -111,7 +113,7 @@ def _verb(verb: str, value: Any, options: str, precision: str | None) -> str:
         text = print_value(value, inner=True)
         return text if precision is None else text[: int(precision)]
     if verb == "q" and isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return quote(value)
     if verb == "t" and isinstance(value, bool):
         return print_value(value)
     if verb in "fe" and number:

@@ -192,3 +192,19 @@ def test_what_is_no_moment_is_refused(text: str) -> None:
     """The message shows the three forms."""
     with pytest.raises(ValueError, match="invalid time"):
         values.parse_moment(text, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("", '""'),
+        ("sleep 9…", '"sleep 9…"'),
+        ('a"b\\c', '"a\\"b\\\\c"'),
+        ("a\nb\tc\r\a\b\f\v", '"a\\nb\\tc\\r\\a\\b\\f\\v"'),
+        ("\x1b[2J\x7f\0", '"\\x1b[2J\\x7f\\x00"'),
+        ("\x9b\u2028\U000e0001", '"\\u009b\\u2028\\U000e0001"'),
+    ],
+)
+def test_quoted_as_go_quotes(text: str, quoted: str) -> None:
+    """One line whatever is in it; nothing that a terminal would obey."""
+    assert values.quote(text) == quoted
