@@ -21,6 +21,7 @@ from aruntime.daemon import commands
 from aruntime.daemon.commands.flags import PROGRAM, Command, Parsed, parse
 from aruntime.daemon.commands.help import group_text, help_text, overview
 from aruntime.daemon.commands.registry import Registry, registry
+from aruntime.daemon.commands.values import escape_controls
 from aruntime.daemon.journal import watched
 from aruntime.daemon.session import Session
 from aruntime.errors import AruntimeError, UsageError, os_error_text
@@ -133,7 +134,7 @@ async def _report(session: Session, error: Exception) -> int:
             text, leaf_code = f"internal error ({kind}); the daemon's log has more", FAILED
         if text not in said:
             said.add(text)
-            await session.err(f"{PROGRAM}: {text}\n")
+            await session.err(f"{PROGRAM}: {escape_controls(text)}\n")
         code = code or leaf_code
     return code
 

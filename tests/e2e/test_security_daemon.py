@@ -183,6 +183,9 @@ def test_commands_cannot_forge_rows(shared_daemon: RunningDaemon) -> None:
     assert "\x1b" not in rows
     assert "\x9b" not in rows
     assert r"x\n0123456789ab   forged\x1b[2J" in rows
+    done = shared_daemon.run("run", "--rm", "busybox", forged, code=127)
+    assert done.stderr.count("\n") == 1
+    assert "\x1b" not in done.stderr
 
 
 LINES = ["--dns-search=a\nnameserver 6.6.6.6", "--dns-option=a\nnameserver 6.6.6.6",

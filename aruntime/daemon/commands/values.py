@@ -209,6 +209,13 @@ def quote(text: str) -> str:
     return f'"{"".join(map(_quoted_character, text))}"'
 
 
+def escape_controls(text: str) -> str:
+    """Write what a terminal would obey as Go writes it in quotes; the rest stays as it is."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _quoted_character(c) for c in text)
+
+
 def _quoted_character(character: str) -> str:
     code = ord(character)
     if character in _GO_ESCAPES:

@@ -208,3 +208,9 @@ def test_what_is_no_moment_is_refused(text: str) -> None:
 def test_quoted_as_go_quotes(text: str, quoted: str) -> None:
     """One line whatever is in it; nothing that a terminal would obey."""
     assert values.quote(text) == quoted
+
+
+def test_controls_are_escaped_and_nothing_else() -> None:
+    """Messages keep their quotes and backslashes."""
+    assert values.escape_controls('a "b" \\ é…') == 'a "b" \\ é…'
+    assert values.escape_controls('"\x1b[2J\x9b\n"') == r'"\x1b[2J\u009b\n"'
