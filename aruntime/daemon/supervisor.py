@@ -112,11 +112,8 @@ class Supervisor:
             )
         parts = self._parts
         parts.driver.check(config.resources)
-        container = Container(
-            config,
-            ContainerState(starting=starting),
-            str(parts.settings.root / "containers" / config.id),
-        )
+        directory = str(parts.settings.root / "containers" / config.id)
+        container = Container(config, ContainerState(starting=starting), directory)
         # The name is taken before the first await: two creates cannot both have it.
         self._by_name[config.name] = container
         try:
