@@ -10,6 +10,7 @@ work, hosts) but for its removal.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from typing import TypeVar
@@ -23,6 +24,8 @@ from aruntime.errors import AruntimeError
 CONFIG_NAME = "config.json"
 STATE_NAME = "state.json"
 TEMPORARY_SUFFIX = ".tmp"
+REMOVED_SUFFIX = ".removed"
+UNFINISHED_SUFFIX = ".new"
 FILE_MODE = 0o600
 """Environment variables hold secrets."""
 DIRECTORY_MODE = 0o710
@@ -164,15 +167,21 @@ def make(containers: str, config: ContainerConfig, state: ContainerState) -> str
         OSError: the disk refused; nothing stays.
     """
     directory = f"{containers}/{config.id}"
+    unfinished = f"{containers}/.{config.id}{UNFINISHED_SUFFIX}"
     durable = not config.auto_remove
+    if os.path.lexists(directory):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), directory)
     os.makedirs(containers, mode=0o711, exist_ok=True)
-    os.mkdir(directory, DIRECTORY_MODE)
+    os.mkdir(unfinished, DIRECTORY_MODE)
     try:
-        save_state(directory, state, durable=False)
-        save_config(directory, config, durable=durable)
+        save_state(unfinished, state, durable=False)
+        save_config(unfinished, config, durable=durable)
+        # Under its name only when it is whole: a creation that is cut off leaves no half container.
+        os.rename(unfinished, directory)
         if durable:
             sync_directory(containers)
     except OSError:
+        shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(directory, ignore_errors=True)
         raise
     return directory
@@ -198,7 +207,7 @@ def hide(directory: str) -> str:
         OSError: the disk refused.
     """
     parent, name = os.path.split(directory)
-    hidden = f"{parent}/.{name}.removed"
+    hidden = f"{parent}/.{name}{REMOVED_SUFFIX}"
     try:
         os.rename(directory, hidden)
     except FileNotFoundError:
@@ -208,7 +217,7 @@ def hide(directory: str) -> str:
 
 
 def remove_leftovers(containers: str) -> None:
-    """Finish removals that a crash cut off.
+    """Finish removals, and undo creations, that a crash cut off.
 
     Raises:
         OSError: as :func:`remove`.
@@ -216,5 +225,5 @@ def remove_leftovers(containers: str) -> None:
     if not os.path.isdir(containers):
         return
     for name in os.listdir(containers):
-        if name.startswith(".") and name.endswith(".removed"):
+        if name.startswith(".") and name.endswith((REMOVED_SUFFIX, UNFINISHED_SUFFIX)):
             shutil.rmtree(f"{containers}/{name}")

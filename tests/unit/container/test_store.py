@@ -145,3 +145,40 @@ def test_removal_cut_off_is_finished_later(tmp_path: Path) -> None:
     assert store.load_all(str(tmp_path)) == ([], [])
     store.remove_leftovers(str(tmp_path))
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "rename"])
+def test_creation_cut_off_is_undone_later(tmp_path: Path, call: str) -> None:
+    """A process that dies at any call of a creation leaves the whole container or none."""
+    occurrence = 0
+    while True:
+        occurrence += 1
+        if die_while_making(tmp_path, call, occurrence) == 0:
+            break
+        found, broken = store.load_all(str(tmp_path))
+        assert broken == []
+        store.remove_leftovers(str(tmp_path))
+        assert len(os.listdir(tmp_path)) == len(found)
+        for _config, _state, directory in found:
+            store.remove(directory)
+    assert occurrence > 2
+    assert len(store.load_all(str(tmp_path))[0]) == 1
+
+
+def die_while_making(containers: Path, call: str, occurrence: int) -> int:
+    """Make a container in a child that ends before its n-th call of os.CALL; its exit code."""
+    pid = os.fork()  # noqa: TID251 -- the child must die without unwinding
+    if pid == 0:
+        real, seen = getattr(os, call), 0
+
+        def last(*args: object, **named: object) -> object:
+            nonlocal seen
+            seen += 1
+            if seen == occurrence:
+                os._exit(7)
+            return real(*args, **named)
+
+        setattr(os, call, last)
+        store.make(str(containers), config(1), ContainerState())
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
