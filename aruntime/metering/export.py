@@ -1,8 +1,10 @@
 """What exporters see, and how they are found.
 
-An exporter is a class named by an entry point of the group ``aruntime.exporters``; it is called
-with a :class:`Source` and satisfies :class:`ScrapeExporter`. This package never imports one: the
-Prometheus exporter that ships with it comes in by the same door as any other.
+An exporter is a class named by an entry point of the group ``aruntime.exporters``. Its attribute
+``kind`` says how it is used: ``scrape`` is called with a :class:`Source` and satisfies
+:class:`ScrapeExporter`, ``push`` is :class:`aruntime.metering.push.PushExporter`, ``file`` writes
+a document when a command asks for it. This package never imports one: the exporters that ship with
+it come in by the same door as any other.
 
 A view is taken at one instant, so that a tenant's total and its containers' fit together.
 """
@@ -11,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import entry_points
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from aruntime.cgroups.block import BlkioSource
 from aruntime.cgroups.stats import FastStats, MemoryStats, PidsStats, Stats
+from aruntime.errors import InvalidParameter, Unavailable
 from aruntime.metering.account import Account
 from aruntime.metering.health import HistogramState
 from aruntime.metering.host import HostCpu
@@ -32,6 +35,7 @@ __all__ = [
     "Source",
     "Stats",
     "View",
+    "exporter_class",
     "load_exporters",
 ]
 
@@ -96,7 +100,7 @@ Source = Callable[[], View]
 
 
 class ScrapeExporter(Protocol):
-    """An exporter that is read over HTTP.
+    """An exporter that is read over HTTP; its class has ``kind = "scrape"``, or no kind.
 
     Attributes:
         path: of the URL, such as ``/metrics``.
@@ -112,7 +116,7 @@ class ScrapeExporter(Protocol):
 
 
 def load_exporters(source: Source) -> list[ScrapeExporter]:
-    """Make every installed exporter.
+    """Make every installed exporter of the kind ``scrape``.
 
     Raises:
         Exception: whatever a broken plug-in raises, with its name as a note.
@@ -120,8 +124,38 @@ def load_exporters(source: Source) -> list[ScrapeExporter]:
     exporters = []
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         try:
-            exporters.append(entry.load()(source))
+            found = entry.load()
+            if _kind(found) == "scrape":
+                exporters.append(found(source))
         except Exception as error:
             error.add_note(f"while loading exporter {entry.name} ({entry.value})")
             raise
     return exporters
+
+
+def exporter_class(kind: str, name: str) -> Any:
+    """Find the installed exporter of this kind and name; it is not called.
+
+    Raises:
+        InvalidParameter: there is none; the message lists those there are.
+        Unavailable: it cannot be imported.
+    """
+    found: dict[str, Any] = {}
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            found[entry.name] = entry.load()
+        except ImportError as error:
+            if entry.name == name:
+                raise Unavailable(
+                    f"exporter '{name}' cannot be loaded: {error}; install what it needs"
+                ) from error
+    if name in found and _kind(found[name]) == kind:
+        return found[name]
+    names = sorted(other for other, made in found.items() if _kind(made) == kind)
+    raise InvalidParameter(
+        f"there is no {kind} exporter '{name}'; installed are {', '.join(names) or 'none'}"
+    )
+
+
+def _kind(exporter: Any) -> str:
+    return str(getattr(exporter, "kind", "scrape"))

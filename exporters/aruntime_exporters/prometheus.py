@@ -125,6 +125,7 @@ def summary_families(view: View) -> Iterator[Metric]:
 class PrometheusExporter:
     """Serves :data:`path`; satisfies :class:`aruntime.metering.export.ScrapeExporter`."""
 
+    kind = "scrape"
     path = "/metrics"
 
     def __init__(self, source: Source, level: str = "default") -> None:
