@@ -171,6 +171,12 @@ class RunningDaemon:
         """Import the busybox image."""
         self.run("import", "-", name, stdin=busybox_tar)
 
+    def container_ids(self) -> set[str]:
+        """Return the ids of all containers; none while no daemon runs."""
+        if self.process is None or self.process.poll() is not None:
+            return set()
+        return set(self.out("ps", "-aq", "--no-trunc").split())
+
     def destroy(self) -> None:
         """Remove all containers, stop daemon and shim, remove every trace."""
         if self.process is None or self.process.poll() is not None:

@@ -22,6 +22,7 @@ import time
 import structlog
 import trio
 
+from aruntime.cgroups.driver import Cgroup
 from aruntime.container import logfile, store
 from aruntime.container.state import Status
 from aruntime.daemon import directories, execs, life, unpacking
@@ -196,7 +197,7 @@ async def resume_meter(parts: Parts, container: Container) -> None:
     cgroup = parts.driver.cgroup(container.id)
     exists = await trio.to_thread.run_sync(parts.driver.exists, cgroup)
     container.cgroup = cgroup if exists else None
-    frozen = exists and await trio.to_thread.run_sync(parts.driver.is_frozen, cgroup)
+    frozen = exists and await trio.to_thread.run_sync(is_frozen, parts, cgroup)
     # Not a move of the table: what the kernel says replaces what was written last.
     container.state.status = Status.PAUSED if frozen else Status.RUNNING
     lease = await trio.to_thread.run_sync(parts.network.lookup, container.id)
@@ -204,6 +205,17 @@ async def resume_meter(parts: Parts, container: Container) -> None:
     await parts.meter.resume_registration(
         parts.meter_subject(container), "paused" if frozen else "running"
     )
+
+
+def is_frozen(parts: Parts, cgroup: Cgroup) -> bool:
+    """Whether a cgroup is frozen; not one whose removal a former daemon had begun.
+
+    Nothing runs in that any more, and what it used was durable before the first directory went.
+    """
+    try:
+        return parts.driver.is_frozen(cgroup)
+    except FileNotFoundError:
+        return False
 
 
 async def adopt_orphan(parts: Parts, container: Container) -> None:

@@ -28,3 +28,17 @@ def debian_daemon(shared_daemon: RunningDaemon, debian_tar: Path) -> RunningDaem
     """Return the shared daemon with the image debian, which has perl and util-linux."""
     shared_daemon.run("import", str(debian_tar), "debian")
     return shared_daemon
+
+
+@pytest.fixture(autouse=True)
+def no_containers_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Remove the containers that a test leaves to a daemon it shares with others."""
+    if "shared_daemon" not in request.fixturenames:
+        yield
+        return
+    daemon: RunningDaemon = request.getfixturevalue("shared_daemon")
+    before = daemon.container_ids()
+    yield
+    left = daemon.container_ids() - before
+    if left:
+        daemon.run("rm", "-f", "-v", *left)

@@ -119,3 +119,39 @@ def test_daemon_stopped_leaves_containers(daemon: RunningDaemon) -> None:
     daemon.start()
 
     assert status(daemon, "stayer") == "running"
+
+
+@pytest.mark.parametrize("shim_dies", [False, True], ids=["shim lives", "shim dies"])
+def test_daemon_killed_while_it_removed_a_cgroup(daemon: RunningDaemon, shim_dies: bool) -> None:
+    """Whichever directories of a cgroup are gone already, the next daemon removes the rest."""
+    daemon.run("run", "-d", "--name", "box0", "busybox", "sleep", "999")
+    container = daemon.out("inspect", "-f", "{{.Id}}", "box0")
+    groups = sorted(Path("/sys/fs/cgroup").glob(f"*{daemon.cgroup_parent}/{container}"))
+    assert len(groups) > 2
+    for number in range(1, len(groups)):
+        daemon.run("run", "-d", "--name", f"box{number}", "busybox", "sleep", "999")
+    boxes = [f"box{number}" for number in range(len(groups))]
+    shown = daemon.out("inspect", "-f", "{{.Id}} {{.State.Pid}}", *boxes).splitlines()
+    daemon.kill()
+    if shim_dies:
+        os.kill(daemon.shim_pid, signal.SIGKILL)
+    for number, line in enumerate(shown):
+        container, pid = line.split()
+        os.kill(int(pid), signal.SIGKILL)
+        for gone in range(number + 1):
+            wait_until(lambda: is_empty(groups[gone].parent / container))  # noqa: B023
+            (groups[gone].parent / container).rmdir()
+    daemon.start()
+    for name in boxes:
+        wait_until(lambda: status(daemon, name) == "exited")  # noqa: B023
+        code = daemon.out("inspect", "-f", "{{.State.ExitCode}}", name)
+        # The host's init may have reaped it before there was a daemon to ask.
+        assert code == "137" or (shim_dies and code == "-1"), name
+    daemon.run("rm", *boxes)
+    assert not list(Path("/sys/fs/cgroup").glob(f"*{daemon.cgroup_parent}/*/"))
+
+
+def is_empty(group: Path) -> bool:
+    """Whether no process runs in a cgroup."""
+    living = (Path(f"/proc/{pid}/stat") for pid in (group / "cgroup.procs").read_text().split())
+    return all(path.read_text().split()[2] == "Z" for path in living)

@@ -31,3 +31,17 @@ def host(debian_tar: Path) -> Iterator[RunningDaemon]:
         yield daemon
     finally:
         daemon.destroy()
+
+
+@pytest.fixture(autouse=True)
+def no_containers_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Remove the containers that a test leaves to a daemon it shares with others."""
+    if "host" not in request.fixturenames:
+        yield
+        return
+    daemon: RunningDaemon = request.getfixturevalue("host")
+    before = daemon.container_ids()
+    yield
+    left = daemon.container_ids() - before
+    if left:
+        daemon.run("rm", "-f", "-v", *left)

@@ -173,7 +173,8 @@ async def test_buffered_writes_are_the_zombies(driver: Driver, tmp_path: Path) -
         execed.wait()
         final = await end(meter, driver, "c1", cgroup, init)
 
-        assert final.totals.process_written_bytes == 4 << 20
+        # What the file system dirties of its own for them, a few blocks, is theirs too.
+        assert 4 << 20 <= final.totals.process_written_bytes < (4 << 20) + (256 << 10)
 
 
 async def test_pause_is_the_kernels_frozen_time(driver: Driver, tmp_path: Path) -> None:
