@@ -1,4 +1,4 @@
-"""Run the unpacking child and commit what it made: ``import`` and ``load`` as operations.
+"""Run the unpacking child and commit what it made: ``import``, ``load``, one layer of a pull.
 
 Both the command line and the HTTP API come here. The child (:mod:`aruntime.images.unpack`) does
 what takes long; the event loop only waits. Cancelling an operation kills the child and removes
@@ -22,7 +22,7 @@ import aruntime
 from aruntime import errors
 from aruntime.daemon.record import Container
 from aruntime.errors import AruntimeError, InvalidArchive, Unavailable
-from aruntime.images import changes, importing, reference
+from aruntime.images import changes, importing, layout, reference
 from aruntime.images import platform as platforms
 from aruntime.images.compression import Limits
 from aruntime.images.image import Image
@@ -38,7 +38,7 @@ DEFAULT_MESSAGE = "Imported from -"
 
 
 @asynccontextmanager
-async def _ingesting(store: Store) -> AsyncIterator[Ingest]:
+async def ingesting(store: Store) -> AsyncIterator[Ingest]:
     """Open an ingest directory; making and removing it happens off the event loop."""
     context = store.ingest()
     ingest = await trio.to_thread.run_sync(context.__enter__)
@@ -89,7 +89,7 @@ async def import_image(
         message=message or DEFAULT_MESSAGE,
         platform=platforms.parse(platform) if platform else platforms.host(),
     )
-    async with _ingesting(store) as ingest:
+    async with ingesting(store) as ingest:
         layer = await _unpack(store, ingest, "import", source, limits or Limits())
         return await trio.to_thread.run_sync(partial(commit, store, ingest, layer))
 
@@ -139,7 +139,7 @@ async def load_images(
         Unavailable: the disk is full.
     """
     chosen = platforms.parse(platform) if platform else platforms.host()
-    async with _ingesting(store) as ingest:
+    async with ingesting(store) as ingest:
         found = await _unpack(
             store, ingest, "load", source, limits or Limits(), platform=list(chosen)
         )
@@ -155,8 +155,69 @@ def _commit_all(store: Store, ingest: Ingest, images: list[dict[str, Any]]) -> l
     return loaded
 
 
+async def unpack_layer(
+    store: Store,
+    ingest: Ingest,
+    blob: str,
+    below: Sequence[trio.Event],
+    *,
+    digest: str,
+    diff_ids: Sequence[str],
+    limits: Limits | None = None,
+) -> None:
+    """Unpack one layer of an image into an ingest directory.
+
+    Layers of one image may be unpacked side by side; one that needs those below it waits for them.
+
+    Args:
+        store: of the ingest directory.
+        ingest: gets the layer.
+        blob: path of its archive.
+        below: set as the layers below are there, lowest first.
+        digest: of the archive.
+        diff_ids: of the layers below and, last, of this one.
+        limits: what it may unpack to.
+
+    Raises:
+        InvalidArchive: the archive is broken or hostile, or has another digest.
+        Unavailable: the disk is full.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    source = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+
+    async def tell() -> None:
+        for event in below:
+            await event.wait()
+        bases = (store.base, ingest.path)
+        paths = await trio.to_thread.run_sync(layout.find_layers, bases, diff_ids[:-1])
+        async with trio.lowlevel.FdStream(os.dup(writing)) as pipe:
+            try:
+                await pipe.send_all(json.dumps(paths).encode() + b"\n")
+            except trio.BrokenResourceError:
+                pass  # it did not need to know
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tell)
+            await _unpack(
+                store, ingest, "layer", source, limits or Limits(), stdin=reading,
+                digest=digest, diff_id=diff_ids[-1], chain=diff_ids[:-1],
+            )  # fmt: skip
+            nursery.cancel_scope.cancel()
+    finally:
+        for fd in (reading, writing, source):
+            os.close(fd)
+
+
 async def _unpack(
-    store: Store, ingest: Ingest, operation: str, source: int, limits: Limits, **more: Any
+    store: Store,
+    ingest: Ingest,
+    operation: str,
+    source: int,
+    limits: Limits,
+    *,
+    stdin: int = subprocess.DEVNULL,
+    **more: Any,
 ) -> dict[str, Any]:
     """Run the child on one archive and return its result.
 
@@ -173,7 +234,7 @@ async def _unpack(
     }
     completed = await trio.run_process(
         [sys.executable, "-I", CHILD, PACKAGES, json.dumps(request)],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         capture_stdout=True,
         capture_stderr=True,
         check=False,

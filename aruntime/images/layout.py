@@ -117,6 +117,17 @@ def find_layer(bases: Sequence[str], diff_id: str, chain_id: str) -> tuple[str, 
     return None
 
 
+def find_layers(bases: Sequence[str], diff_ids: Sequence[str]) -> list[str]:
+    """Return the directories of a chain of layers as far as it is unpacked, lowest first."""
+    paths: list[str] = []
+    for diff_id, chain_id in zip(diff_ids, chain_ids(diff_ids), strict=True):
+        found = find_layer(bases, diff_id, chain_id)
+        if found is None:
+            break
+        paths.append(layer_path(*found))
+    return paths
+
+
 def write_durably(path: str, content: bytes, mode: int = 0o600) -> None:
     """Write a file so that after a crash there is the old one or the new one, whole.
 

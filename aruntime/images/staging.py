@@ -15,9 +15,9 @@ from aruntime.errors import InvalidArchive
 from aruntime.images import layers, layout
 from aruntime.images.compression import Input, Limits, Plain
 from aruntime.images.layout import LayerRecord
+from aruntime.kernel import storage
 
 MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
-UNPACKING = "unpacking"
 COPYING = "copying"
 
 
@@ -31,6 +31,8 @@ class Site(NamedTuple):
     limits: Limits
     alive: Callable[[], None]
     """Raises when nobody wants the result any more."""
+    scratch: str = "unpacking"
+    """Directory of the layer at work; several children may share an ingest directory."""
 
 
 class Layer(NamedTuple):
@@ -61,7 +63,7 @@ def stage_stream(site: Site, fd: int) -> Layer:
             plain.copy_to(copy_fd)
         else:
             source.copy_to(copy_fd)
-        diff_id, path = _unpack(site, plain, [], expected="")
+        diff_id, path = _unpack(site, plain, [], [], expected="")
     finally:
         os.close(copy_fd)
     layer = _described(source, plain, diff_id, path)
@@ -89,7 +91,8 @@ def stage_file(site: Site, fd: int, below: Sequence[Layer], *, digest: str, diff
     try:
         if copy:
             plain.copy_to(copy_fd)
-        found, path = _unpack(site, plain, below, expected=diff_id)
+        chain, paths = [layer.diff_id for layer in below], [layer.path for layer in below]
+        found, path = _unpack(site, plain, chain, paths, expected=diff_id)
     finally:
         if copy:
             os.close(copy_fd)
@@ -105,14 +108,38 @@ def stage_file(site: Site, fd: int, below: Sequence[Layer], *, digest: str, diff
     return layer
 
 
+def stage_blob(
+    site: Site, fd: int, chain: Sequence[str], paths: Sequence[str], *, digest: str, diff_id: str
+) -> Layer:
+    """Unpack a layer from a blob that stays where it is.
+
+    Args:
+        site: where to work.
+        fd: of the blob; stays the caller's.
+        chain: diff ids of the layers below, lowest first.
+        paths: their directories; only looked at if the layer needs them.
+        digest: what the blob must hash to.
+        diff_id: what it must hash to when decompressed.
+
+    Raises:
+        InvalidArchive: a digest is wrong, or the archive is broken.
+        Unavailable: the disk is full, or the host fails otherwise.
+    """
+    source = Input(fd, site.alive)
+    plain = Plain(source, site.limits)
+    if plain.kind.suffix is None:
+        raise InvalidArchive(f"layer {digest} is compressed by {plain.kind.name}, as none may be")
+    found, path = _unpack(site, plain, chain, paths, expected=diff_id)
+    if source.digest != digest:
+        raise InvalidArchive(f"layer {digest} has digest {source.digest}: it is damaged")
+    return _described(source, plain, found, path)
+
+
 def keep_file(site: Site, fd: int, digest: str) -> None:
     """Give an open file of the ingest directory a second name, among the blobs."""
     directory = os.open(f"{site.ingest}/{layout.BLOBS}", os.O_PATH | os.O_CLOEXEC)
     try:
-        # Following /proc/self/fd/N links the file itself. Only with a directory descriptor does
-        # Python call linkat(2), which can follow; link(2) cannot.
-        source, name = f"/proc/self/fd/{fd}", layout.hexadecimal(digest)
-        os.link(source, name, dst_dir_fd=directory, follow_symlinks=True)
+        storage.link_descriptor(fd, directory, layout.hexadecimal(digest))
     except FileExistsError:
         pass  # the same content came before
     finally:
@@ -130,15 +157,23 @@ def _described(source: Input, plain: Plain, diff_id: str, path: str) -> Layer:
     return Layer(source.digest, source.size, MEDIA_TYPE + plain.kind.suffix, diff_id, path)
 
 
-def _unpack(site: Site, plain: Plain, below: Sequence[Layer], *, expected: str) -> tuple[str, str]:
-    """Read a layer to its end, unpack it unless it is known; return diff id and directory."""
-    chain = [layer.diff_id for layer in below]
+def _unpack(
+    site: Site, plain: Plain, chain: Sequence[str], paths: Sequence[str], *, expected: str
+) -> tuple[str, str]:
+    """Read a layer to its end, unpack it unless it is known; return diff id and directory.
+
+    Args:
+        site: where to work.
+        plain: the layer.
+        chain: diff ids of the layers below.
+        paths: their directories.
+        expected: the diff id, or empty.
+    """
     path = find(site, [*chain, expected]) if expected else None
     record = None
     if path is None:
-        directory = f"{site.ingest}/{UNPACKING}"
+        directory = f"{site.ingest}/{site.scratch}"
         os.mkdir(directory, 0o700)
-        paths = [layer.path for layer in below]
         record = layers.unpack(plain.read, directory, paths, site.limits, strict_end=not expected)
     else:
         while plain.read():
@@ -163,10 +198,11 @@ def find(site: Site, diff_ids: Sequence[str]) -> str | None:
 
 def _settle(site: Site, diff_ids: Sequence[str], record: LayerRecord) -> str:
     """Give the directory just unpacked its name, unless the layer turns out to be known."""
-    unpacking = f"{site.ingest}/{UNPACKING}"
+    unpacking = f"{site.ingest}/{site.scratch}"
     known = find(site, diff_ids)
     if known is not None:
-        os.rename(unpacking, f"{site.ingest}/superfluous-{len(os.listdir(site.ingest))}")
+        count = len(os.listdir(site.ingest))
+        os.rename(unpacking, f"{site.ingest}/superfluous-{site.scratch}-{count}")
         return known
     digest = layout.chain_ids(diff_ids)[-1] if record.depends else diff_ids[-1]
     path = layout.layer_path(site.ingest, layout.hexadecimal(digest))

@@ -4,14 +4,20 @@ Started by the daemon as ``python -I …/unpack.py PACKAGES REQUEST`` (PACKAGES 
 package ``aruntime`` is in, since an isolated interpreter knows only its own). It reads the archive
 from an inherited descriptor, works in an ingest directory, and prints one line of JSON:
 
-    REQUEST  {"operation": "import"|"load", "fd", "store", "ingest", "parent", "limits": […]}
+    REQUEST  {"operation": "import"|"load"|"layer", "fd", "store", "ingest", "parent",
+              "limits": […]}, for load "platform", for layer "chain", "digest", "diff_id"
     answer   {"result": …} or {"error": {"kind": "InvalidArchive"|…, "message"}}
 
-The exit code is 0 either way. It changes nothing outside the ingest directory; a killed one leaves
-it to the daemon. When its daemon dies it stops by itself; until then it holds the store's lock, so
-that the next daemon does not clean up under its feet.
+The exit code is 0 either way. It sees nothing but the store and the ingest directory, and can
+change only the latter (:mod:`aruntime.images.confinement`); a killed one leaves it to the daemon.
+For "layer" the directories of the layers below come on standard input, one JSON list, once they
+are all there: children unpack the layers of one image side by side, and only one whose layer
+depends on those below waits for them.
 
-Standard library only, and zstandard when a zstd stream comes.
+When its daemon dies it stops by itself; until then it holds the store's lock, so that the next
+daemon does not clean up under its feet.
+
+Standard library only, and zstandard when a zstd stream may come.
 """
 
 from __future__ import annotations
@@ -23,11 +29,13 @@ if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
 
 import json
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, overload
 
 from aruntime.errors import AruntimeError, InvalidArchive, Unavailable
 from aruntime.images import archive, layers, staging
-from aruntime.images.compression import Limits
+from aruntime.images.compression import KINDS, Input, Limits
+from aruntime.images.confinement import confine
 from aruntime.images.platform import Platform
 from aruntime.images.staging import Site
 from aruntime.kernel import capabilities, process, storage
@@ -43,14 +51,53 @@ NEEDED = (
     "CAP_SYS_ADMIN",  # trusted.overlay.opaque
 )
 """What making other people's files takes; everything else is given up first."""
+ZSTD = next(kind for kind in KINDS if kind.name == "zstd")
+MAGIC_BYTES = len(ZSTD.magic)
+STDIN = 0
+
+
+class Below(Sequence[str]):
+    """Directories of the layers below, read from standard input when somebody looks.
+
+    Raises:
+        Unavailable: from any look, when the daemon has gone before it knew them.
+    """
+
+    def __init__(self, alive: Callable[[], None]) -> None:
+        self._alive = alive
+        self._paths: list[str] | None = None
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self._known()[index]
+
+    def __len__(self) -> int:
+        return len(self._known())
+
+    def _known(self) -> list[str]:
+        if self._paths is None:
+            text = b""
+            source = Input(STDIN, self._alive)
+            while not text.endswith(b"\n"):
+                piece = source.read()
+                if not piece:
+                    raise Unavailable("the layers below did not come to be")
+                text += piece
+            self._paths = json.loads(text)
+        return self._paths
 
 
 def main(request_text: str) -> None:
     """Do what the request says and print the answer."""
     request = json.loads(request_text)
     os.umask(0)
-    give_up_privileges()
     try:
+        import_for(request["operation"], request["fd"])
+        confine(request["store"], request["ingest"])
+        give_up_privileges()
         answer: dict[str, Any] = {"result": answer_to(request)}
     except AruntimeError as error:
         answer = failure(error)
@@ -58,6 +105,17 @@ def main(request_text: str) -> None:
         answer = failure(layers.explained(error, None, request["store"]))
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
+
+
+def import_for(operation: str, fd: int) -> None:
+    """Import what a zstd stream needs, unless none can come: later it cannot be."""
+    try:
+        start = os.pread(fd, MAGIC_BYTES, os.lseek(fd, 0, os.SEEK_CUR))
+    except OSError:
+        start = b""  # a pipe: nothing is known yet
+    if start and not start.startswith(ZSTD.magic) and operation != "load":
+        return
+    import zstandard  # noqa: F401
 
 
 def give_up_privileges() -> None:
@@ -88,6 +146,13 @@ def answer_to(request: dict[str, Any]) -> Any:
             raise Unavailable("the daemon is gone")
 
     site = Site(request["store"], request["ingest"], Limits(*request["limits"]), alive)
+    if request["operation"] == "layer":
+        site = site._replace(scratch=f"unpacking-{os.getpid()}")
+        digest, diff_id = request["digest"], request["diff_id"]
+        # The daemon makes it durable, once for all layers of the image.
+        return staging.stage_blob(
+            site, request["fd"], request["chain"], Below(alive), digest=digest, diff_id=diff_id
+        )._asdict()
     if request["operation"] == "import":
         result: Any = staging.stage_stream(site, request["fd"])._asdict()
     else:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from aruntime.kernel import libc
 
+AT_EMPTY_PATH = 0x1000
+
 _syncfs = libc.function("syncfs", libc.cint)
+_linkat = libc.function("linkat", libc.cint, libc.text, libc.cint, libc.text, libc.cint)
 
 
 def syncfs(fd: int) -> None:
@@ -14,3 +17,18 @@ def syncfs(fd: int) -> None:
         OSError: a write failed, EIO or ENOSPC among others.
     """
     libc.check(_syncfs(fd), "syncfs", fd)
+
+
+def link_descriptor(fd: int, directory: int, name: str) -> None:
+    """Give an open file another name (linkat(2) with AT_EMPTY_PATH; CAP_DAC_READ_SEARCH).
+
+    Args:
+        fd: of the file; stays the caller's.
+        directory: descriptor of where the name is made.
+        name: one path component.
+
+    Raises:
+        OSError: as linkat(2), FileExistsError among others.
+    """
+    result = _linkat(fd, b"", directory, libc.encoded(name), AT_EMPTY_PATH)
+    libc.check(result, "linkat", name)
