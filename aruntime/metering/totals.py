@@ -15,8 +15,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-import time
-import uuid
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -24,47 +22,7 @@ import msgspec
 
 from aruntime.errors import Unavailable
 from aruntime.metering.account import Account, Ints, Totals
-
-SCHEMA_VERSION = 1
-
-APPLICATION_ID = 0x61727431
-"""``art1``: lets file(1) and us tell a ledger from somebody else's database."""
-
-PRAGMAS = (
-    # Readers (the next issue's reports) never block the writer, and a commit is one append.
-    "PRAGMA journal_mode = WAL",
-    # FULL syncs the log at each commit; NORMAL could lose the last commits with the power.
-    "PRAGMA synchronous = FULL",
-    # A reader that checkpoints may hold the file for a moment; longer is a fault to be counted.
-    "PRAGMA busy_timeout = 5000",
-    # After a burst the log shrinks back instead of keeping its greatest size for ever.
-    "PRAGMA journal_size_limit = 16777216",
-)
-
-SCHEMA = (
-    """CREATE TABLE host (
-        id TEXT NOT NULL,
-        created_ns INTEGER NOT NULL
-    ) STRICT""",
-    """CREATE TABLE tenants (
-        tenant TEXT PRIMARY KEY,
-        totals TEXT NOT NULL
-    ) STRICT, WITHOUT ROWID""",
-    """CREATE TABLE containers (
-        container_id TEXT PRIMARY KEY,
-        tenant TEXT NOT NULL,
-        incarnation TEXT NOT NULL,
-        seq INTEGER NOT NULL,
-        reason TEXT NOT NULL,
-        account TEXT NOT NULL
-    ) STRICT, WITHOUT ROWID""",
-)
-"""Integers wider than 64 bits (byte-nanoseconds) live inside JSON text, hence STRICT columns."""
-
-NEWER_SCHEMA = (
-    "ledger {path} has schema {found}, this aruntime knows {known}: "
-    "start the newer aruntime, or move the file away"
-)
+from aruntime.metering.schema import prepare
 
 
 class TenantTotals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -161,7 +119,7 @@ class TotalsFile:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self._connection = connection
-            self._prepare(connection)
+            prepare(connection, self.path)
             self._load(connection)
         except (OSError, sqlite3.Error, msgspec.DecodeError) as error:
             self.close()
@@ -249,31 +207,6 @@ class TotalsFile:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Set the pragmas, make or check the schema."""
-        found = connection.execute("PRAGMA user_version").fetchone()[0]
-        if found > SCHEMA_VERSION:
-            raise Unavailable(
-                NEWER_SCHEMA.format(path=self.path, found=found, known=SCHEMA_VERSION)
-            )
-        owner = connection.execute("PRAGMA application_id").fetchone()[0]
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        if tables and owner != APPLICATION_ID:
-            raise Unavailable(f"{self.path} is a database but no ledger: move the file away")
-        for pragma in PRAGMAS:
-            connection.execute(pragma)
-        if found == 0:
-            self._make_schema(connection)
-
-    def _make_schema(self, connection: sqlite3.Connection) -> None:
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in SCHEMA:
-            connection.execute(statement)
-        connection.execute("INSERT INTO host VALUES (?, ?)", (str(uuid.uuid4()), time.time_ns()))
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        connection.execute("COMMIT")
 
     def _load(self, connection: sqlite3.Connection) -> None:
         self.host_id = connection.execute("SELECT id FROM host").fetchone()[0]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from aruntime.errors import Unavailable
 from aruntime.metering.account import Account, Totals
+from aruntime.metering.schema import SCHEMA_VERSION
 from aruntime.metering.totals import (
-    SCHEMA_VERSION,
     Record,
     TenantTotals,
     TotalsFile,

@@ -1,0 +1,126 @@
+"""What stands beside the records in a ledger: checkpoints, roll-ups, and sums over both. Pure.
+
+A checkpoint says, signed, where the chain stood: the last record's number and hash, how many
+records there ever were, and the sums over them. It names the checkpoint before it by hash, so
+none can be taken out. One of reason ``pruned`` is where the chain begins after old records were
+deleted; the roll-ups hold their sums.
+
+Out of scope: signing (:mod:`aruntime.metering.signing`), checking a whole ledger
+(:mod:`aruntime.metering.verifying`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import msgspec
+
+from aruntime.metering.record import LedgerRecord
+
+HOUR_NS = 3600 * 10**9
+
+SUMMED = (
+    "running_ns",
+    "paused_ns",
+    "cpu_ns",
+    "cpu_user_ns",
+    "cpu_system_ns",
+    "mem_bytens2",
+    "mem_usage_bytens2",
+    "cpu_alloc_ns",
+    "mem_alloc_bytens2",
+    "proc_read",
+    "proc_write",
+    "proc_cancelled",
+    "oom_kills",
+    "samples",
+)
+"""Fields of a record that are simply added up."""
+
+BLOCK_SUMS = ("blk_read", "blk_write", "blk_reads", "blk_writes", "blk_discard")
+"""Names of the sums over all disks, in the order of a record's ``blk``."""
+NETWORK_SUMS = ("net_receive", "net_transmit", "net_receive_packets", "net_transmit_packets")
+"""Names of the sums over all interfaces, in the order of a record's ``net``."""
+
+REASONS = ("hour", "period", "demand", "pruned")
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the chain stood; see the module's text."""
+
+    n: int
+    """Number of the checkpoint, from 1 without gaps."""
+    host_id: str
+    created_ns: int
+    """Of the ledger."""
+    time_ns: int
+    """Unix time at which it was made."""
+    reason: str
+    """``hour``; ``period``: a UTC month is over; ``demand``; ``pruned``."""
+    seq: int
+    """The last record it covers."""
+    hash: str
+    """That record's."""
+    records: int
+    """How many records there ever were up to ``seq``."""
+    sums: dict[str, int]
+    """Over all of them, by the names of :func:`sums_of`."""
+    prev: str = ""
+    """Hash of the checkpoint before, empty in the first."""
+    key: str = ""
+    """The signer's Ed25519 public key, 64 hex digits; empty: there was no key to sign with."""
+    signature: str = ""
+    """Ed25519 over :func:`signed_bytes`, 128 hex digits."""
+
+
+class Rollup(msgspec.Struct, frozen=True, kw_only=True):
+    """The sums over one container's records of one UTC hour, kept when the records go."""
+
+    hour_ns: int
+    """Unix time of its beginning."""
+    tenant: str
+    container_id: str
+    price_version: str
+    name: str
+    """Of the container, as of the last record."""
+    records: int
+    first_seq: int
+    last_seq: int
+    estimated: int
+    """How many of the records were estimated."""
+    sums: dict[str, int]
+
+
+def sums_of(record: LedgerRecord) -> dict[str, int]:
+    """The quantities of a record that add up, disks and interfaces summed; zeros left out."""
+    sums: dict[str, int] = {}
+    for name in SUMMED:
+        if value := getattr(record, name):
+            sums[name] = value
+    for names, rows in ((BLOCK_SUMS, record.blk), (NETWORK_SUMS, record.net)):
+        for row in rows.values():
+            for name, value in zip(names, row, strict=True):
+                if value:
+                    sums[name] = sums.get(name, 0) + value
+    return sums
+
+
+def add_sums(total: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
+    """Two sums in one."""
+    added = dict(total)
+    for name, value in more.items():
+        added[name] = added.get(name, 0) + value
+    return added
+
+
+def signed_bytes(checkpoint: Checkpoint) -> bytes:
+    """What a signature covers: canonical JSON of everything but the signature."""
+    fields = msgspec.structs.asdict(checkpoint)
+    del fields["signature"]
+    return msgspec.json.encode(fields, order="sorted")
+
+
+def checkpoint_hash(checkpoint: Checkpoint) -> str:
+    """What the next checkpoint's ``prev`` is."""
+    return hashlib.sha256(signed_bytes(checkpoint)).hexdigest()

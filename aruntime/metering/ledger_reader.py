@@ -1,0 +1,186 @@
+"""Reads a ledger beside the daemon that writes it, or without one. Never changes it.
+
+A read-only SQLite connection: readers and the writer do not wait for each other (WAL). One
+iteration sees the ledger as of its beginning. A ledger of schema 1, which had no records yet,
+reads as empty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import msgspec
+
+from aruntime.errors import Unavailable
+from aruntime.metering.chain import HOUR_NS, Checkpoint, Rollup
+from aruntime.metering.record import LedgerRecord, decode, genesis
+from aruntime.metering.schema import NEWER_SCHEMA, SCHEMA_VERSION, is_ledger
+
+FIRST_WITH_RECORDS = 2
+"""The schema that brought the records."""
+
+
+class LedgerReader:
+    """A ledger, to be read in a ``with``; methods block and may be called in any thread.
+
+    Args:
+        path: the file.
+
+    Raises:
+        Unavailable: there is no such file, it is no ledger, or a newer aruntime's.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = str(path)
+        try:
+            self._connection = sqlite3.connect(
+                f"file:{quote(self._path)}?mode=ro",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+        except sqlite3.Error as error:
+            raise Unavailable(f"cannot read ledger {self._path}: {error}") from error
+        try:
+            with _refusals(self._path):
+                self._schema = self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """The reader itself."""
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def records(
+        self,
+        *,
+        since_ns: int = 0,
+        until_ns: int | None = None,
+        tenant: str | None = None,
+        container_id: str | None = None,
+        after_seq: int = 0,
+        limit: int | None = None,
+    ) -> Iterator[LedgerRecord]:
+        """Records in the order of their numbers.
+
+        Args:
+            since_ns, until_ns: Unix times; those whose interval has a part in [since, until), an
+                instant (``start``, ``clock_step``) if it lies there.
+            tenant, container_id: of these only.
+            after_seq: with higher numbers only.
+            limit: at most so many.
+
+        Raises:
+            Unavailable: the file cannot be read.
+        """
+        if self._schema < FIRST_WITH_RECORDS:
+            return
+        wanted: list[tuple[str, object]] = [("seq > ?", after_seq)]
+        if since_ns:
+            wanted.append(("max(wall_end, wall_start + 1) > ?", since_ns))
+            wanted.append(("wall_end >= ?", since_ns))
+        if until_ns is not None:
+            wanted.append(("wall_start < ?", until_ns))
+        if tenant is not None:
+            wanted.append(("tenant = ?", tenant))
+        if container_id is not None:
+            wanted.append(("container_id = ?", container_id))
+        where = " AND ".join(term for term, _ in wanted)
+        query = f"SELECT record, hash FROM records WHERE {where} ORDER BY seq LIMIT ?"
+        values = [value for _, value in wanted]
+        with _refusals(self._path):
+            cursor = self._connection.execute(query, (*values, -1 if limit is None else limit))
+            for text, digest in cursor:
+                yield decode(text, digest)
+
+    def head(self) -> tuple[int, str]:
+        """Number and hash of the last record; 0 and the genesis hash of an empty ledger."""
+        if self._schema >= FIRST_WITH_RECORDS:
+            with _refusals(self._path):
+                query = "SELECT seq, hash FROM records ORDER BY seq DESC LIMIT 1"
+                if row := self._connection.execute(query).fetchone():
+                    return row[0], row[1]
+            pruned = [old for old in self.checkpoints() if old.reason == "pruned"]
+            if pruned:
+                return pruned[-1].seq, pruned[-1].hash
+        return 0, genesis(*self.host())
+
+    def host(self) -> tuple[str, int]:
+        """The host's id, made with the ledger, and when that was (Unix ns)."""
+        with _refusals(self._path):
+            row = self._connection.execute("SELECT id, created_ns FROM host").fetchone()
+        return row[0], row[1]
+
+    def checkpoints(self) -> Iterator[Checkpoint]:
+        """All checkpoints in the order of their numbers."""
+        if self._schema < FIRST_WITH_RECORDS:
+            return
+        with _refusals(self._path):
+            for (text,) in self._connection.execute(
+                "SELECT checkpoint FROM checkpoints ORDER BY n"
+            ):
+                yield msgspec.json.decode(text, type=Checkpoint)
+
+    def rollups(
+        self, *, since_ns: int = 0, until_ns: int | None = None, tenant: str | None = None
+    ) -> Iterator[Rollup]:
+        """Sums of records that were deleted, by hour, in order of time.
+
+        Args:
+            since_ns, until_ns: Unix times; hours that have a part in [since, until).
+            tenant: of this one only.
+        """
+        if self._schema < FIRST_WITH_RECORDS:
+            return
+        query = "SELECT rollup FROM rollups WHERE hour_ns > ?"
+        values: list[object] = [since_ns - HOUR_NS]
+        if until_ns is not None:
+            query, values = f"{query} AND hour_ns < ?", [*values, until_ns]
+        if tenant is not None:
+            query, values = f"{query} AND tenant = ?", [*values, tenant]
+        with _refusals(self._path):
+            for (text,) in self._connection.execute(f"{query} ORDER BY hour_ns", values):
+                yield msgspec.json.decode(text, type=Rollup)
+
+    def _check(self) -> int:
+        """The file's schema.
+
+        Raises:
+            Unavailable: it is none that can be read here.
+        """
+        found: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if not is_ledger(self._connection) or not found:
+            raise Unavailable(f"{self._path} is no ledger")
+        if found > SCHEMA_VERSION:
+            raise Unavailable(
+                NEWER_SCHEMA.format(path=self._path, found=found, known=SCHEMA_VERSION)
+            )
+        return found
+
+
+@contextlib.contextmanager
+def _refusals(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, msgspec.DecodeError) as error:
+        raise Unavailable(f"cannot read ledger {path}: {error}") from error

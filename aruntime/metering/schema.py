@@ -1,0 +1,137 @@
+"""The tables of ``ROOT/ledger.db``, how a file is made and checked, and migrations.
+
+Out of scope: what is written into them (:mod:`aruntime.metering.totals`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import uuid
+
+from aruntime.errors import Unavailable
+
+SCHEMA_VERSION = 2
+
+APPLICATION_ID = 0x61727431
+"""``art1``: lets file(1) and us tell a ledger from somebody else's database."""
+
+PRAGMAS = (
+    # Readers (reports, exporters) never block the writer, and a commit is one append.
+    "PRAGMA journal_mode = WAL",
+    # FULL syncs the log at each commit; NORMAL could lose the last commits with the power.
+    "PRAGMA synchronous = FULL",
+    # A reader that checkpoints may hold the file for a moment; longer is a fault to be counted.
+    "PRAGMA busy_timeout = 5000",
+    # After a burst the log shrinks back instead of keeping its greatest size for ever.
+    "PRAGMA journal_size_limit = 16777216",
+)
+
+SCHEMA_1 = (
+    """CREATE TABLE host (
+        id TEXT NOT NULL,
+        created_ns INTEGER NOT NULL
+    ) STRICT""",
+    """CREATE TABLE tenants (
+        tenant TEXT PRIMARY KEY,
+        totals TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE containers (
+        container_id TEXT PRIMARY KEY,
+        tenant TEXT NOT NULL,
+        incarnation TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        account TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+)
+"""Integers wider than 64 bits (byte-nanoseconds) live inside JSON text, hence STRICT columns."""
+
+SCHEMA_2 = (
+    """CREATE TABLE records (
+        seq INTEGER PRIMARY KEY,
+        container_id TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        wall_start INTEGER NOT NULL,
+        wall_end INTEGER NOT NULL,
+        hash TEXT NOT NULL,
+        record TEXT NOT NULL
+    ) STRICT""",
+    "CREATE INDEX records_by_end ON records (wall_end)",
+    "CREATE INDEX records_by_container ON records (container_id, seq)",
+    """CREATE TABLE intervals (
+        container_id TEXT PRIMARY KEY,
+        interval TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE checkpoints (
+        n INTEGER PRIMARY KEY,
+        checkpoint TEXT NOT NULL
+    ) STRICT""",
+    """CREATE TABLE rollups (
+        hour_ns INTEGER NOT NULL,
+        tenant TEXT NOT NULL,
+        container_id TEXT NOT NULL,
+        price_version TEXT NOT NULL,
+        rollup TEXT NOT NULL,
+        PRIMARY KEY (hour_ns, tenant, container_id, price_version)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE state (
+        key TEXT PRIMARY KEY,
+        value TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+)
+"""What the ledger's history needs. ``intervals``: where each container's open interval began;
+``state``: head of the chain, clock, price version."""
+
+NEWER_SCHEMA = (
+    "ledger {path} has schema {found}, this aruntime knows {known}: "
+    "start the newer aruntime, or move the file away"
+)
+
+
+def is_ledger(connection: sqlite3.Connection) -> bool:
+    """Whether the database is a ledger of any schema."""
+    owner: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    return owner == APPLICATION_ID
+
+
+def prepare(connection: sqlite3.Connection, path: str) -> int:
+    """Check the file, set the pragmas, make the tables of a new one.
+
+    Returns the schema it had: 0 if it was made now. What it has then is SCHEMA_VERSION.
+
+    Raises:
+        Unavailable: it is no ledger or has a newer schema; it is left as it is.
+        sqlite3.Error: it cannot be read or written.
+    """
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > SCHEMA_VERSION:
+        raise Unavailable(NEWER_SCHEMA.format(path=path, found=found, known=SCHEMA_VERSION))
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if tables and not is_ledger(connection):
+        raise Unavailable(f"{path} is a database but no ledger: move the file away")
+    for pragma in PRAGMAS:
+        connection.execute(pragma)
+    if found < SCHEMA_VERSION:
+        _upgrade(connection, found)
+    return found
+
+
+def _upgrade(connection: sqlite3.Connection, found: int) -> None:
+    """One transaction from any older schema to the present one."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if found < 1:
+            for statement in SCHEMA_1:
+                connection.execute(statement)
+            host = (str(uuid.uuid4()), time.time_ns())
+            connection.execute("INSERT INTO host VALUES (?, ?)", host)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        for statement in SCHEMA_2:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
