@@ -121,6 +121,16 @@ class ShimUnavailable(Unavailable):
     """The shim cannot be started or does not answer."""
 
 
+class RegistryFailed(Unavailable):
+    """A registry cannot be reached, or does not do what one must."""
+
+
+class AccessDenied(AruntimeError):
+    """A registry refuses what it was asked, or wants to know who asks."""
+
+    HTTP_STATUS = 403
+
+
 class InitFailed(AruntimeError):
     """The container's init could not be set up or could not execute its program.
 

@@ -14,6 +14,8 @@ variable can contain.
       │  S         forward signals from now on       │  while it has one, so that stdin never
       │  R 1|0     terminal raw / as it was          │  fills the socket and signals get through
       │  P flags NUL mode NUL path   open this       │
+      │  M path NUL content   replace a file         │
+      │  C name NUL action NUL input                 │  run docker-credential-NAME ACTION
       │  X code    exit                              │  then the daemon closes
       │◄─────────────────────────────────────────────┤
       │  I bytes   one chunk of stdin (≤ STDIN_CHUNK)│
@@ -22,6 +24,8 @@ variable can contain.
       │  S number  signal                            │
       │  F         opened: the descriptor rides along│  SCM_RIGHTS on this frame's first byte
       │  F errno   not opened                        │
+      │  M errno   replaced (0), or not              │
+      │  C code NUL output   the program has ended   │
       ├─────────────────────────────────────────────►│
 
 This module knows bytes only: sockets belong to `aruntime.cli.client` and
@@ -46,6 +50,8 @@ STDIN_EOF = b"i"
 RESIZE = b"W"
 SIGNAL = b"S"
 OPENED = b"F"
+REPLACED = b"M"
+CREDENTIAL_ANSWER = b"C"
 
 # daemon → client
 STDOUT = b"O"
@@ -54,6 +60,8 @@ SEND_STDIN = b"I"
 FORWARD_SIGNALS = b"S"
 RAW_MODE = b"R"
 OPEN = b"P"
+REPLACE = b"M"
+CREDENTIAL = b"C"
 EXIT = b"X"
 
 

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 requirement="-e .[dev]"
 packages="python3-venv busybox-static nftables libseccomp2 iproute2 procps
-    prometheus debootstrap skopeo umoci zstd zsh bash-completion"
+    prometheus debootstrap skopeo umoci docker-registry apache2-utils zstd zsh bash-completion"
 . deploy/setup.sh
 
 exec python -m pytest "$@"

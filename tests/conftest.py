@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.harness"]
+pytest_plugins = ["tests.harness", "tests.registries"]
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 NAMESPACE_END_SECONDS = 10
@@ -27,6 +27,8 @@ PACKAGES = {
     "debootstrap": "debootstrap",
     "skopeo": "skopeo",
     "umoci": "umoci",
+    "docker-registry": "docker-registry",
+    "htpasswd": "apache2-utils",
     "zsh": "zsh",
     "bash": "bash",
 }

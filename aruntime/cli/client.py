@@ -204,6 +204,10 @@ class Client:
                 self.restore_terminal()
         elif kind == wire.OPEN:
             self.open_for_daemon(*payload.split(b"\0", 2))
+        elif kind in (wire.REPLACE, wire.CREDENTIAL):
+            from aruntime.cli import errands
+
+            self.send(errands.run(kind, payload))
 
     def send(self, frames: bytes) -> None:
         """Send whole frames; signals that arrive meanwhile are sent after them."""

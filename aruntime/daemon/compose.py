@@ -28,6 +28,7 @@ from aruntime.daemon.events import Events
 from aruntime.daemon.metrics_http import MetricsServer
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.pump import Pump
+from aruntime.daemon.registries import Registries
 from aruntime.daemon.settings import Settings
 from aruntime.daemon.shim_link import ShimLink
 from aruntime.daemon.supervisor import Supervisor
@@ -58,6 +59,7 @@ class Daemon:
         self.parts = parts
         self.supervisor = supervisor
         self.images = parts.images
+        self.registries = Registries(parts.images, parts.settings.registries)
         self.meter = parts.meter
         self.network = parts.network
         self.events = parts.events

@@ -23,7 +23,8 @@ import trio
 from aruntime import __version__, wire
 from aruntime.daemon import dispatch
 from aruntime.daemon.commands.registry import Registry
-from aruntime.daemon.session import Session, peer_of, receive_hello
+from aruntime.daemon.hello import peer_of, receive_hello
+from aruntime.daemon.session import Session
 from aruntime.errors import Conflict, InvalidParameter
 
 journal = structlog.get_logger()

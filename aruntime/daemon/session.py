@@ -13,68 +13,18 @@ import collections
 import errno
 import os
 import socket
-import struct
 from collections.abc import Callable
 
-import msgspec
 import trio
 
 from aruntime import wire
+from aruntime.daemon.hello import Hello, Peer
 
 RECEIVE_BYTES = 64 << 10
 SEND_BYTES = 64 << 10
 SIGNALS_PENDING = 64
 """Signals kept for a command that is slow to take them; more are merged, as the kernel does."""
 FDS_PENDING = 4
-
-
-class Peer(msgspec.Struct, frozen=True):
-    """Who is at the other end, by SO_PEERCRED (unix(7)): the kernel's word, not the client's."""
-
-    pid: int
-    uid: int
-    gid: int
-
-
-class Hello(msgspec.Struct, frozen=True):
-    """The client's first message; see :func:`aruntime.wire.encode_hello`."""
-
-    version: str
-    cwd: str
-    terminals: tuple[bool, bool, bool]
-    rows: int
-    columns: int
-    argv: list[str]
-    env: dict[str, str]
-
-
-def peer_of(connection: trio.socket.SocketType) -> Peer:
-    """Ask the kernel who connected."""
-    ucred = struct.Struct("3i")
-    return Peer(
-        *ucred.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, ucred.size))
-    )
-
-
-def decode_hello(payload: bytes) -> Hello:
-    """Take the first message apart. Raises ProtocolError."""
-    fields = [os.fsdecode(field) for field in payload.split(b"\0")]
-    try:
-        version, cwd, terminals, rows, columns, count = fields[:6]
-        if len(terminals) != 3 or not 0 <= int(count) <= len(fields) - 6:
-            raise ValueError(f"{count} arguments in {len(fields)} fields")
-        split = 6 + int(count)
-        return Hello(
-            version=version,
-            cwd=cwd,
-            terminals=(terminals[0] == "1", terminals[1] == "1", terminals[2] == "1"),
-            rows=int(rows),
-            columns=int(columns),
-            argv=fields[6:split],
-            env=dict(field.split("=", 1) for field in fields[split:] if "=" in field),
-        )
-    except ValueError as error:
-        raise wire.ProtocolError(f"malformed hello: {error}") from None
 
 
 class _Opening:
@@ -85,6 +35,15 @@ class _Opening:
         self.fd = -1
         self.errno = 0
         self.abandoned = False
+
+
+class _Errand:
+    """Something the client does for the daemon: the frame that answers, and what it said."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+        self.answered = trio.Event()
+        self.payload: bytes | None = None
 
 
 class Session:
@@ -117,6 +76,7 @@ class Session:
         self._unsent = memoryview(b"")
         self._gone = False
         self._openings: collections.deque[_Opening] = collections.deque()
+        self._errands: collections.deque[_Errand] = collections.deque()
         self._fds: collections.deque[int] = collections.deque()
         self._resized, self.resizes = trio.open_memory_channel[tuple[int, int]](1)
         self._signalled, self._signals = trio.open_memory_channel[int](SIGNALS_PENDING)
@@ -200,6 +160,44 @@ class Session:
             raise OSError(opening.errno, os.strerror(opening.errno), path)
         return opening.fd
 
+    async def replace_file(self, path: str, content: bytes) -> None:
+        """Have the client replace a private file of its own, whole, at its own rights.
+
+        Args:
+            path: of the file; its directory is made if need be.
+            content: less than a frame.
+
+        Raises:
+            OSError: as the client's system call failed.
+        """
+        request = os.fsencode(path) + b"\0" + content
+        (number,) = _numbers(await self._errand(wire.REPLACE, request, wire.REPLACED), 1)
+        if number:
+            raise OSError(number, os.strerror(number), path)
+
+    async def credential(self, name: str, action: str, given: bytes) -> tuple[int, bytes]:
+        """Have the client run docker-credential-NAME; returns its exit code and output.
+
+        Cancelled, the program goes on at the client, and what it says is thrown away.
+
+        Raises:
+            OSError: the client has gone.
+        """
+        request = b"%s\0%s\0%s" % (os.fsencode(name), action.encode(), given)
+        answer = await self._errand(wire.CREDENTIAL, request, wire.CREDENTIAL_ANSWER)
+        code, _, output = answer.partition(b"\0")
+        return _numbers(code, 1)[0], output
+
+    async def _errand(self, kind: bytes, request: bytes, answer: bytes) -> bytes:
+        """Ask the client something that it answers with one frame."""
+        errand = _Errand(answer)
+        await self._send(kind, request, lambda: self._errands.append(errand))
+        if not self._gone:
+            await errand.answered.wait()
+        if errand.payload is None:
+            raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        return errand.payload
+
     # What the server uses.
 
     async def exit(self, code: int) -> None:
@@ -242,6 +240,9 @@ class Session:
         self._gone = True
         self.scope.cancel()
         self._typed.close()
+        for errand in self._errands:
+            errand.answered.set()
+        self._errands.clear()
         for opening in self._openings:
             opening.errno = errno.ECONNRESET
             opening.answered.set()
@@ -260,6 +261,8 @@ class Session:
             self._signal(payload)
         elif kind == wire.OPENED:
             self._opened(payload)
+        elif kind in (wire.REPLACED, wire.CREDENTIAL_ANSWER):
+            self._answered(kind, payload)
         else:
             raise wire.ProtocolError(f"unknown frame {kind!r}")
 
@@ -305,6 +308,13 @@ class Session:
         else:
             opening.fd = self._fds.popleft()
         opening.answered.set()
+
+    def _answered(self, kind: bytes, payload: bytes) -> None:
+        if not self._errands or self._errands[0].answer != kind:
+            raise wire.ProtocolError("an answer to no question")
+        errand = self._errands.popleft()
+        errand.payload = payload
+        errand.answered.set()
 
     async def _receive_some(self) -> bytes:
         received, ancillary, flags, _ = await self._connection.recvmsg(
@@ -358,24 +368,3 @@ def _numbers(payload: bytes, count: int) -> list[int]:
     if len(words) != count or not all(word.isdigit() and len(word) < 10 for word in words):
         raise wire.ProtocolError(f"malformed numbers {payload[:40]!r}")
     return [int(word) for word in words]
-
-
-async def receive_hello(connection: trio.socket.SocketType, decoder: wire.Decoder) -> Hello | None:
-    """Wait for the first message; None when the client leaves without one.
-
-    Raises:
-        ProtocolError: something else came.
-    """
-    payload = b""
-    while True:
-        while (frame := decoder.next_frame()) is not None:
-            kind, part = frame
-            payload += part
-            if kind not in (wire.HELLO, wire.HELLO_PART) or len(payload) > wire.MAX_HELLO:
-                raise wire.ProtocolError("no hello")
-            if kind == wire.HELLO:
-                return decode_hello(payload)
-        received = await connection.recv(RECEIVE_BYTES)
-        if not received:
-            return None
-        decoder.feed(received)

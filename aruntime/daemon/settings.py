@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from aruntime.daemon.commands.flags import Flag, Parsed
+from aruntime.daemon.registry.policy import CERTS_DIRECTORIES, Policy, parse_mirror
 from aruntime.errors import InvalidParameter
 
 DEFAULT_CONFIG = "/etc/aruntime/config.toml"
@@ -55,6 +56,19 @@ FLAGS = (
     Flag("bridge", "", "string", "aruntime0", "NAME", "Bridge of the default network"),
     Flag("subnet", "", "string", "172.29.0.0/16", "CIDR", "Addresses of the default network"),
     Flag("cgroup-parent", "", "string", "/aruntime", "PATH", "Where containers' cgroups are made"),
+    Flag(
+        "insecure-registry", "", "list", None, "HOST",
+        "Accept plain HTTP and any certificate of this registry (HOST[:PORT] or a network)",
+    ),
+    Flag(
+        "registry-mirror", "", "list", None, "[REGISTRY=]URL",
+        "Ask this mirror first (of docker.io, if no registry is named)",
+    ),
+    Flag(
+        "certs-dir", "", "string", None, "DIR",
+        "Certificates of registries, laid out as docker's certs.d (default /etc/aruntime/certs.d,"
+        " then docker's and podman's)",
+    ),
     Flag("stop-containers", "", "bool", None, "", "Stop all containers when the daemon stops"),
     Flag("ready-fd", "", "int", -1, "FD", "Gets a line when the socket answers", hidden=True),
 )  # fmt: skip
@@ -80,6 +94,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bridge: str = "aruntime0"
     subnet: str = "172.29.0.0/16"
     cgroup_parent: str = "/aruntime"
+    registries: Policy = Policy()
     stop_containers: bool = False
 
 
@@ -168,8 +183,13 @@ def _config_value(flag: Flag, value: object, where: str) -> Any:
         return value
     if flag.name.endswith("-interval") and isinstance(value, int | float):
         return str(value)
+    if flag.kind == "list" and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return value
     if not isinstance(value, str):
-        raise InvalidParameter(f"{where} must be a string")
+        kinds = "a string or a list of strings" if flag.kind == "list" else "a string"
+        raise InvalidParameter(f"{where} must be {kinds}")
+    if flag.kind == "list":
+        return [value]
     if flag.choices and value not in flag.choices:
         raise InvalidParameter(f"{where} must be one of {', '.join(flag.choices)}")
     return value
@@ -199,6 +219,7 @@ def _checked(chosen: dict[str, tuple[Any, str]]) -> Settings:
         bridge=_interface(*chosen["bridge"]),
         subnet=_subnet(*chosen["subnet"]),
         cgroup_parent=_cgroup_path(*chosen["cgroup-parent"]),
+        registries=_registries(chosen),
         stop_containers=chosen["stop-containers"][0],
     )
 
@@ -242,6 +263,20 @@ def _subnet(text: str, where: str) -> str:
     if network.prefixlen > 29:
         raise InvalidParameter(f"{where}: {text} has no room for containers; use /29 or wider")
     return text
+
+
+def _registries(chosen: dict[str, tuple[Any, str]]) -> Policy:
+    mirrors, where = chosen["registry-mirror"]
+    try:
+        parsed = tuple(map(parse_mirror, mirrors))
+    except InvalidParameter as error:
+        raise InvalidParameter(f"{where}: {error.message}") from None
+    own = chosen["certs-dir"][0]
+    return Policy(
+        insecure=tuple(chosen["insecure-registry"][0]),
+        mirrors=parsed,
+        certs=(str(_path(own, chosen["certs-dir"][1])),) if own else CERTS_DIRECTORIES,
+    )
 
 
 def _cgroup_path(text: str, where: str) -> str:

@@ -13,6 +13,7 @@ from typing import Self
 from aruntime.errors import InvalidArchive
 from aruntime.images import layout
 from aruntime.images.removal import remove_tree
+from aruntime.kernel import storage
 
 
 class Ingest:
@@ -73,6 +74,18 @@ class Ingest:
             _discard(self.store, found[1])
             os.rename(source, target)
             os.rename(f"{source}.json", f"{target}.json")
+
+    def make_durable(self) -> None:
+        """Write everything in it out, before an index promises that it is there.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            storage.syncfs(fd)
+        finally:
+            os.close(fd)
 
     def sync(self) -> None:
         """Make the moves durable."""

@@ -10,6 +10,7 @@ open or collection does not remove.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import threading
@@ -83,6 +84,22 @@ class Store:
         An image whose files are damaged is left out; :meth:`resolve` says what is wrong with it.
         """
         return self._catalogue.images()
+
+    def names(self) -> dict[str, str]:
+        """Return the digest of the manifest each normalised reference stands for."""
+        return dict(self._catalogue.index.names)
+
+    def has_blob(self, digest: str, size: int) -> bool:
+        """Whether a blob is here and has the right size; its content is not looked at."""
+        try:
+            return os.stat(layout.blob_path(self.base, digest)).st_size == size
+        except FileNotFoundError:
+            return False
+
+    def discard_blob(self, digest: str) -> None:
+        """Forget a blob that was found damaged, so that it can be fetched anew."""
+        with self._mutex, contextlib.suppress(FileNotFoundError):
+            os.unlink(layout.blob_path(self.base, digest))
 
     def tag(self, source: str, target: str) -> Image:
         """Let another name stand for an image.

@@ -55,9 +55,9 @@ _OBJECT = (
     Flag("log-opt", "", "map", None, "list",
          "Log driver options (max-size, max-file, mode)"),
     Flag("name", help="Assign a name to the container"),
-    Flag("pull", "", "string", "missing",
-         help='Pull image before running ("missing" and "never" are the same here)',
-         choices=("missing", "never"), read=read.parse_pull),
+    Flag("pull", "", "choice", "missing", "string",
+         'Pull image before running ("always"|"missing"|"never")',
+         choices=("always", "missing", "never")),
     Flag("quiet", "q", "bool", help="Suppress the pull output"),
     RESTART,
     Flag("rm", "", "bool", help="Automatically remove the container and its associated "

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from aruntime.daemon.commands.names import check_name, new_id, random_name
+from aruntime.daemon.commands.pull import wanted_image
 from aruntime.daemon.commands.run_config import Request, container_config, named_files
 from aruntime.daemon.commands.run_env import parse_key_values
 from aruntime.errors import InvalidParameter
@@ -36,14 +37,14 @@ async def requested_config(
     """Return the configuration of the container a client asks for, and warnings for it.
 
     Raises:
-        ImageNotFound: there is no such image here.
+        ImageNotFound: there is no such image, here or where ``--pull`` lets it be looked for.
         InvalidParameter: a flag or a file that it names is wrong.
     """
     taken = daemon.supervisor.is_name_taken
     name = parsed.string("name")
     name = check_name(name) if name else random_name(taken)
     files = {path: await read_file(session, path) for path in named_files(parsed)}
-    image = await trio.to_thread.run_sync(daemon.images.resolve, parsed.args[0])
+    image = await wanted_image(session, parsed, daemon)
     request = Request(
         container_id=new_id(),
         name=name,

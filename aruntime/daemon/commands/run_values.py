@@ -228,15 +228,6 @@ def parse_host_name(text: str) -> str:
     return text
 
 
-def parse_pull(text: str) -> str:
-    """Check ``--pull``: nothing is pulled in this release, and only that can be promised."""
-    if text == "always":
-        raise ValueError("there are no registries in this release; load or import the image")
-    if text not in {"missing", "never"}:
-        raise ValueError("must be one of missing, never")
-    return text
-
-
 def parse_restart(text: str) -> RestartPolicy:
     """Read ``--restart no|always|unless-stopped|on-failure[:n]``."""
     name, colon, count = text.partition(":")

@@ -14,7 +14,8 @@ import trio
 import trio.testing
 
 from aruntime import wire
-from aruntime.daemon.session import Hello, Peer, Session, peer_of
+from aruntime.daemon.hello import Hello, Peer, peer_of
+from aruntime.daemon.session import Session
 
 HELLO = Hello("1", "/", (False, True, False), 24, 80, ["ps"], {"TERM": "xterm"})
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aruntime import wire
-from aruntime.daemon.session import decode_hello
+from aruntime.daemon.hello import decode_hello
 
 kinds = st.binary(min_size=1, max_size=1)
 words = st.binary(max_size=40).map(lambda word: word.replace(b"\0", b""))

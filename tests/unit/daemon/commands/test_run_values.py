@@ -108,9 +108,6 @@ RATE = (
         (read.parse_address, "1.2.3.4.5", "IP address is not correctly formatted: 1.2.3.4.5"),
         (read.parse_domain, ":", ": is not a valid domain"),
         (read.parse_host_name, "x" * 65, "must not be longer than 64 bytes"),
-        (read.parse_pull, "always",
-         "there are no registries in this release; load or import the image"),
-        (read.parse_pull, "often", "must be one of missing, never"),
         (read.parse_restart, "foo", "invalid restart policy: unknown policy 'foo'; use one of "
          "'no', 'always', 'on-failure', or 'unless-stopped'"),
         (read.parse_restart, "always:3",

@@ -1,0 +1,288 @@
+"""``pull``: an image of a registry becomes one of the store.
+
+    manifest → configuration → layers, several at a time: download → unpack → all durable → commit
+
+A layer is unpacked as soon as it has come, beside others that still come. Nothing of an image is in
+the store before all of it is; what a killed pull leaves goes when the next daemon opens the store.
+Pulls of one image at a time share the work: the second waits and finds everything there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Protocol
+
+import msgspec
+import trio
+
+from aruntime.daemon import unpacking
+from aruntime.daemon.commands.flags import PROGRAM
+from aruntime.daemon.registry import client
+from aruntime.daemon.registry.authority import FindLogin
+from aruntime.daemon.registry.blobs import Downloads, download
+from aruntime.daemon.registry.client import MissingThere
+from aruntime.daemon.registry.policy import Policy
+from aruntime.daemon.registry.repository import Document, Repository
+from aruntime.errors import AccessDenied, AruntimeError, ImageNotFound, InvalidArchive
+from aruntime.images import layout, manifests, reference
+from aruntime.images.catalogue import read_blob
+from aruntime.images.compression import Limits
+from aruntime.images.image import Image
+from aruntime.images.index import Descriptor
+from aruntime.images.ingest import Ingest
+from aruntime.images.manifests import Json
+from aruntime.images.members import field, parse_json, strings
+from aruntime.images.oci_archive import INDEX_DEPTH
+from aruntime.images.platform import Platform
+from aruntime.images.reference import Reference
+from aruntime.images.store import Store
+
+DOWNLOADS = 3
+"""Blobs of one pull that come at a time (docker's default)."""
+UNPACKINGS = os.cpu_count() or 1
+"""Layers of one pull that are unpacked at a time."""
+
+WAITING, DOWNLOADING, DOWNLOADED = "Waiting", "Downloading", "Download complete"
+EXTRACTING, COMPLETE, EXISTS = "Extracting", "Pull complete", "Already exists"
+
+
+class Progress(Protocol):
+    """Who is told how a pull goes."""
+
+    def layer(self, digest: str, status: str, done: int = 0, total: int = 0) -> None:
+        """Hear of a layer, by digest of its blob; sizes in bytes."""
+
+
+class Pulled(msgspec.Struct, frozen=True):
+    """What a pull brought."""
+
+    image: Image
+    digest: str
+    """Of what the name stands for at the registry: a manifest's or an index's."""
+    newer: bool
+    """Whether the name stood for another image before, or for none."""
+
+
+class Puller:
+    """Pulls images into one store; the daemon has one."""
+
+    def __init__(self, store: Store, policy: Policy) -> None:
+        self.store = store
+        self.policy = policy
+        self.downloads = Downloads()
+
+    async def pull(
+        self,
+        name: Reference,
+        platform: Platform,
+        find_login: FindLogin,
+        progress: Progress,
+        limits: Limits | None = None,
+    ) -> Pulled:
+        """Pull one image.
+
+        Cancelled, it leaves nothing.
+
+        Args:
+            name: with a tag or a digest.
+            platform: which image to take of one for several.
+            find_login: finds who the client is to the registry.
+            progress: is told how it goes.
+            limits: what a layer may unpack to.
+
+        Raises:
+            ImageNotFound, AccessDenied, RegistryFailed: the registry has none, refuses, or fails.
+            InvalidArchive: what it has is broken or hostile.
+            Unavailable: the disk is full.
+        """
+        async with client.contact(name.domain, self.policy, find_login) as registry:
+            repository = Repository(registry, name.path)
+            with naming(name):
+                top = await repository.manifest(name.digest or name.tag)
+                chosen = await choose(repository, top, platform)
+            async with self.downloads.turn(chosen.digest):
+                one = _Pull(self, repository, chosen, progress, limits)
+                return await one.run(names_of(name, top.digest), top.digest)
+
+    async def tags(self, name: Reference, find_login: FindLogin) -> list[str]:
+        """Return the tags of a repository.
+
+        Raises:
+            ImageNotFound, AccessDenied, RegistryFailed: as :meth:`pull`.
+        """
+        async with client.contact(name.domain, self.policy, find_login) as registry:
+            with naming(name._replace(tag="", digest="")):
+                return await Repository(registry, name.path).tags()
+
+
+@contextlib.contextmanager
+def naming(name: Reference) -> Iterator[None]:
+    """Say in the error which image the registry does not have, or keeps from us."""
+    try:
+        yield
+    except MissingThere as error:
+        raise ImageNotFound(f"{name.familiar} not found: {error.message}") from error
+    except AccessDenied as error:
+        raise AccessDenied(
+            f"access denied for {name.familiar}: it does not exist, or may require"
+            f" '{PROGRAM} login': {error.message}"
+        ) from error
+
+
+def names_of(name: Reference, digest: str) -> list[str]:
+    """Return the references an image gets: the one that was asked for, and its digest."""
+    pinned = str(name._replace(tag="", digest=digest))
+    return [pinned] if name.digest else [str(name._replace(digest="")), pinned]
+
+
+async def choose(repository: Repository, top: Document, platform: Platform) -> Document:
+    """Follow indexes to the manifest that fits a platform.
+
+    Raises:
+        InvalidArchive: there is none, or the indexes are nested too deeply.
+    """
+    found = top
+    for _ in range(INDEX_DEPTH):
+        if found.media_type in manifests.MANIFEST_TYPES:
+            return found
+        what = f"index {found.digest}"
+        entry = manifests.choose(found.content, platform, what, "the registry")
+        found = await repository.manifest(entry["digest"])
+        manifests.check_content(found.content, entry, "the registry")
+    raise InvalidArchive("the indexes of the registry are nested too deeply")
+
+
+class _Pull:
+    """One image on its way, its manifest chosen."""
+
+    def __init__(
+        self,
+        puller: Puller,
+        repository: Repository,
+        manifest: Document,
+        progress: Progress,
+        limits: Limits | None,
+    ) -> None:
+        self.store = puller.store
+        self.downloads = puller.downloads
+        self.repository = repository
+        self.manifest = manifest
+        self.progress = progress
+        self.limits = limits
+        self.slots = trio.CapacityLimiter(DOWNLOADS)
+
+    async def run(self, names: Sequence[str], digest: str) -> Pulled:
+        """Bring in what is missing and let the names stand for the image."""
+        what = f"manifest {self.manifest.digest}"
+        config, layers = manifests.parse_manifest(
+            self.manifest.content, self.manifest.media_type, what
+        )
+        async with unpacking.ingesting(self.store) as ingest:
+            diff_ids = await self._configuration(ingest, config)
+            manifests.check_layers(layers, diff_ids, what)
+            await self._layers(ingest, layers, diff_ids)
+            return await trio.to_thread.run_sync(self._commit, ingest, names, digest)
+
+    def _commit(self, ingest: Ingest, names: Sequence[str], digest: str) -> Pulled:
+        ingest.add_blob(self.manifest.content)
+        ingest.make_durable()
+        before = self.store.names()
+        described = Descriptor(
+            media_type=self.manifest.media_type,
+            digest=self.manifest.digest,
+            size=len(self.manifest.content),
+        )
+        image, _ = self.store.commit(ingest, described, names)
+        newer = any(before.get(name) != self.manifest.digest for name in names)
+        return Pulled(image, digest, newer)
+
+    async def _configuration(self, ingest: Ingest, config: Json) -> list[str]:
+        """Fetch the configuration unless it is here; return the diff ids."""
+        digest = config["digest"]
+        try:
+            text = await trio.to_thread.run_sync(read_blob, self.store.base, digest)
+        except InvalidArchive:  # not here, or damaged
+            text = await self.repository.small_blob(digest, config["size"])
+            await trio.to_thread.run_sync(ingest.add_blob, text)
+        what = f"configuration {digest}"
+        root = field(parse_json(text, what, dict), "rootfs", dict, what)
+        return strings(root, "diff_ids", what)
+
+    async def _layers(
+        self, ingest: Ingest, layers: Sequence[Json], diff_ids: Sequence[str]
+    ) -> None:
+        """Bring in all layers."""
+        done = [trio.Event() for _ in layers]
+        failures: list[AruntimeError] = []
+
+        async def bring(number: int) -> None:
+            try:
+                await self._layer(ingest, layers[number], diff_ids[: number + 1], done[:number])
+            except AruntimeError as error:
+                # One reason is enough, and not as a group: the others end with it.
+                failures.append(error)
+                nursery.cancel_scope.cancel()
+            else:
+                done[number].set()
+
+        async with trio.open_nursery() as nursery:
+            for number, layer in enumerate(layers):
+                self.progress.layer(layer["digest"], WAITING)
+                nursery.start_soon(bring, number)
+        if failures:
+            raise failures[0]
+
+    async def _layer(
+        self, ingest: Ingest, layer: Json, diff_ids: Sequence[str], below: Sequence[trio.Event]
+    ) -> None:
+        """Bring in one layer, its blob and what it unpacks to."""
+        digest = layer["digest"]
+        if await trio.to_thread.run_sync(self._is_here, layer, diff_ids):
+            self.progress.layer(digest, EXISTS)
+            return
+        for earlier, event in zip(diff_ids, below, strict=False):
+            if earlier == diff_ids[-1]:  # one image may have a layer twice
+                await event.wait()
+        blob = await self._blob(ingest, layer)
+        # The one that is lowest can always go on, so nobody waits for ever.
+        if len(below) >= UNPACKINGS:
+            await below[-UNPACKINGS].wait()
+        self.progress.layer(digest, EXTRACTING)
+        unpack = partial(
+            unpacking.unpack_layer, self.store, ingest, below=below, digest=digest,
+            diff_ids=diff_ids, limits=self.limits,
+        )  # fmt: skip
+        try:
+            await unpack(blob=blob)
+        except InvalidArchive:
+            if blob.startswith(f"{ingest.path}/"):
+                raise
+            # It has been in the store for long and was damaged there: fetch it anew.
+            await trio.to_thread.run_sync(self.store.discard_blob, digest)
+            await unpack(blob=await self._blob(ingest, layer))
+        self.progress.layer(digest, COMPLETE)
+
+    def _is_here(self, layer: Json, diff_ids: Sequence[str]) -> bool:
+        """Whether the store has a layer, blob and all."""
+        chain_id = layout.chain_ids(diff_ids)[-1]
+        unpacked = layout.find_layer((self.store.base,), diff_ids[-1], chain_id)
+        return unpacked is not None and self.store.has_blob(layer["digest"], layer["size"])
+
+    async def _blob(self, ingest: Ingest, layer: Json) -> str:
+        """Return the path of a layer's blob, downloaded if it is not here."""
+        digest, size = layer["digest"], layer["size"]
+        target = layout.blob_path(ingest.path, digest)
+        async with self.downloads.turn(digest):
+            if await trio.to_thread.run_sync(self.store.has_blob, digest, size):
+                return layout.blob_path(self.store.base, digest)
+            if self.downloads.link(digest, target):
+                return target
+            async with self.slots:
+                report = partial(self.progress.layer, digest, DOWNLOADING, total=size)
+                await download(self.repository, digest, size, target, report)
+            self.downloads.remember(digest, target)
+        self.progress.layer(digest, DOWNLOADED)
+        return target
