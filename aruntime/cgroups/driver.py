@@ -8,6 +8,7 @@ restarted daemon finds what it left. The two implementations are :mod:`aruntime.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -28,11 +29,19 @@ class Cgroup(msgspec.Struct, frozen=True):
     mounts: Mapping[str, str]
     """Mount point by controller, shared by all handles; named hierarchies as ``name=…``, the
     cgroup2 tree as ``unified`` (with v2, every controller too leads to that one directory)."""
+    is_foreign: bool = False
+    """Another program's: it may leave trees out, and makes one directory after the other."""
 
     @property
     def directories(self) -> dict[str, str]:
         """Absolute directory by controller."""
         return {name: point + self.path for name, point in self.mounts.items()}
+
+    def present(self) -> Cgroup:
+        """Return the handle with those trees only in which the cgroup is at this moment."""
+        mounts = self.mounts.items()
+        there = {name: point for name, point in mounts if os.path.isdir(point + self.path)}
+        return Cgroup(self.path, there, self.is_foreign)
 
 
 class Driver(Protocol):
@@ -89,7 +98,7 @@ class Driver(Protocol):
         """Open the counters; the caller closes the reader.
 
         Args:
-            cgroup: an existing cgroup.
+            cgroup: an existing cgroup; of a foreign one, what is there of it is read.
             keep_open: False keeps the descriptors of the fast reading and of the directories
                 only (about 9 instead of 22) and opens the other files for each reading.
 
@@ -139,6 +148,14 @@ class Driver(Protocol):
 
     def exists(self, cgroup: Cgroup) -> bool:
         """Return whether any directory of the cgroup is there."""
+        ...
+
+    def counter_root(self) -> str:
+        """Return where the hierarchy with the CPU counter is mounted.
+
+        Raises:
+            ControllerUnavailable: the host does not count CPU time.
+        """
         ...
 
     def inode(self, cgroup: Cgroup) -> int:

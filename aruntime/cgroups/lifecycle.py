@@ -15,6 +15,7 @@ from aruntime.cgroups.block import BlkioSource, BlockSources
 from aruntime.cgroups.detect import Hierarchy
 from aruntime.cgroups.driver import Cgroup
 from aruntime.cgroups.freezer import Freezer
+from aruntime.errors import ControllerUnavailable
 
 
 class Lifecycle(ABC):
@@ -50,6 +51,16 @@ class Lifecycle(ABC):
     def exists(self, cgroup: Cgroup) -> bool:
         """Return whether any directory of the cgroup is there."""
         return any(os.path.isdir(directory) for directory in self.procs_paths(cgroup))
+
+    def counter_root(self) -> str:
+        """Return where the hierarchy with the CPU counter is mounted."""
+        root = self._mounts.get(self._counting)
+        if root is None:
+            raise ControllerUnavailable(
+                f"metering needs the cgroup controller {self._counting}, which is not mounted on "
+                "this host"
+            )
+        return root
 
     def inode(self, cgroup: Cgroup) -> int:
         """Return the inode of the directory with the CPU counter."""

@@ -7,6 +7,7 @@ are written, and in which order, is :mod:`aruntime.cgroups.limits_v1`.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 
@@ -99,6 +100,11 @@ class V1Driver(Lifecycle):
                 "the root cgroup is not metered, reading its memory.stat can take seconds; "
                 "name a group below it"
             )
+        if cgroup.is_foreign:
+            directory = cgroup.directories["cpuacct"]
+            cgroup = cgroup.present()
+            if "cpuacct" not in cgroup.mounts:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directory)
         return V1Reader(cgroup, self._sources, keep_open=keep_open)
 
     def activate_block_counters(self) -> list[BlkioSource]:
