@@ -24,6 +24,14 @@ from tests.conftest import require_program
 BIN = Path(sys.executable).parent
 SUBNETS = itertools.count(1)
 START_SECONDS = 20
+REMOVE_NETWORKS = """
+import pathlib, sys
+from aruntime.network import Network, default_definition, store
+bridge, subnet, root = sys.argv[1:]
+root = pathlib.Path(root) / "networks"
+for definition in [default_definition(bridge, subnet), *store.load_all(root)[0]]:
+    Network(definition, root / definition.name / "leases").remove()
+"""
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 10.0, what: str = "") -> None:
@@ -190,12 +198,8 @@ class RunningDaemon:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(shim, signal.SIGTERM)
             wait_until(lambda: not Path(f"/proc/{shim}").exists(), what="the shim ends")
-        remove_network = (
-            "import sys; from aruntime.network import Network;"
-            "Network(sys.argv[1], sys.argv[2], sys.argv[3]).remove()"
-        )
         subprocess.run(
-            [sys.executable, "-c", remove_network, self.bridge, self.subnet, str(self.root)],
+            [sys.executable, "-c", REMOVE_NETWORKS, self.bridge, self.subnet, str(self.root)],
             check=True,
         )
         for group in Path("/sys/fs/cgroup").glob(f"*{self.cgroup_parent}"):

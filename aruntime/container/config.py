@@ -80,6 +80,18 @@ class LogOptions(msgspec.Struct, frozen=True, kw_only=True):
     """``blocking``: a full disk stops the writer; ``non-blocking``: output is dropped, counted."""
 
 
+class Connection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A bridge network the container is in; empty texts leave the choice to the network."""
+
+    network: str
+    """Its name."""
+    ip: str = ""
+    ip6: str = ""
+    mac: str = ""
+    aliases: tuple[str, ...] = ()
+    """Further names of the container, valid in this network only."""
+
+
 class ContainerConfig(msgspec.Struct, kw_only=True):
     """Everything ``create`` decides. Lists are in the user's order; times are Unix nanoseconds."""
 
@@ -119,6 +131,10 @@ class ContainerConfig(msgspec.Struct, kw_only=True):
 
     userns_mode: str = "host"
     network_mode: str = "bridge"
+    """``bridge``, ``host``, ``none``, ``container:ID`` or the name of a user's network."""
+    connections: list[Connection] = []
+    """The bridge networks it is in, in the order of its interfaces; that of ``network_mode`` first.
+    Empty: the one that ``network_mode`` names, if it names one."""
     pid_mode: str = ""
     """Empty (own namespace), ``host`` or ``container:ID``; ipc and uts likewise."""
     ipc_mode: str = ""
@@ -153,3 +169,11 @@ class ContainerConfig(msgspec.Struct, kw_only=True):
     auto_remove: bool = False
     health: Health | None = None
     log: LogOptions = LogOptions()
+
+    @property
+    def networks(self) -> list[Connection]:
+        """The bridge networks it is in, in the order of its interfaces."""
+        mode = self.network_mode
+        if self.connections or mode in ("host", "none") or mode.startswith("container:"):
+            return self.connections
+        return [Connection(network=mode)]

@@ -25,7 +25,7 @@ import trio
 from aruntime.cgroups.driver import Cgroup
 from aruntime.container import logfile, store
 from aruntime.container.state import Status
-from aruntime.daemon import directories, execs, life, unpacking
+from aruntime.daemon import connections, directories, execs, life, unpacking
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.pump import LogSink
 from aruntime.daemon.record import Container, Exec, Input, Streams
@@ -79,7 +79,7 @@ async def adopt_all(parts: Parts, supervisor: Supervisor, held: list[Reply]) -> 
     for stray in inits.values():
         await discard_stray(parts, stray)
     await trio.to_thread.run_sync(
-        parts.network.reconcile, {item.id for item in supervisor if item.is_running}
+        connections.reconcile, parts, [item for item in supervisor if item.is_running]
     )
     await remove_stray_cgroups(parts, supervisor)
     # Layers that a killed daemon left without an image; no container is unknown by now.
@@ -200,8 +200,7 @@ async def resume_meter(parts: Parts, container: Container) -> None:
     frozen = exists and await trio.to_thread.run_sync(is_frozen, parts, cgroup)
     # Not a move of the table: what the kernel says replaces what was written last.
     container.state.status = Status.PAUSED if frozen else Status.RUNNING
-    lease = await trio.to_thread.run_sync(parts.network.lookup, container.id)
-    container.address = lease.ip if lease is not None else ""
+    await trio.to_thread.run_sync(connections.resume, parts, container)
     await parts.meter.resume_registration(
         parts.meter_subject(container), "paused" if frozen else "running"
     )

@@ -37,7 +37,7 @@ from aruntime.images.store import Store
 from aruntime.metering.clock import boot_id
 from aruntime.metering.export import load_exporters
 from aruntime.metering.meter import Meter
-from aruntime.network import Network
+from aruntime.network import Networks, default_definition
 
 log = structlog.get_logger()
 
@@ -62,6 +62,7 @@ class Daemon:
         self.registries = Registries(parts.images, parts.settings.registries)
         self.meter = parts.meter
         self.network = parts.network
+        self.networks = parts.networks
         self.events = parts.events
         self.started_ns = time.time_ns()
 
@@ -85,9 +86,9 @@ async def opened(settings: Settings, registry: Registry) -> AsyncIterator[Daemon
     async with contextlib.AsyncExitStack() as undo:
         images = await trio.to_thread.run_sync(Store, str(settings.root))
         undo.callback(images.close)
-        network = Network(settings.bridge, settings.subnet, settings.root)
-        await prepare_network(network)
-        meter = await undo.enter_async_context(opened_meter(settings, driver, network))
+        networks = Networks(default_definition(settings.bridge, settings.subnet), settings.root)
+        await prepare_networks(networks)
+        meter = await undo.enter_async_context(opened_meter(settings, driver, networks))
         held = await shim.open()
         undo.push_async_callback(shielded, shim.leave)
         await undo.enter_async_context(running(pump.run))
@@ -96,7 +97,7 @@ async def opened(settings: Settings, registry: Registry) -> AsyncIterator[Daemon
             await undo.enter_async_context(running(serve_metrics, settings, meter))
         nursery = await undo.enter_async_context(cancelled_nursery())
         parts = Parts(
-            settings=settings, hierarchy=hierarchy, driver=driver, meter=meter, network=network,
+            settings=settings, hierarchy=hierarchy, driver=driver, meter=meter, networks=networks,
             images=images, events=events, pump=pump, shim=shim, nursery=nursery, boot_id=boot_id(),
         )  # fmt: skip
         supervisor = Supervisor(parts)
@@ -131,20 +132,21 @@ async def shielded(call: Callable[[], Awaitable[None]]) -> None:
         await call()
 
 
-async def prepare_network(network: Network) -> None:
-    """Make the bridge. Without it the daemon serves containers that need none."""
+async def prepare_networks(networks: Networks) -> None:
+    """Make the bridges. Without the default one the daemon serves containers that need none."""
+    changes = []
     try:
-        changes = await trio.to_thread.run_sync(network.ensure)
+        changes += await trio.to_thread.run_sync(networks.default.ensure)
     except (AruntimeError, OSError) as error:
         log.warning("no bridge: containers can use host and none only", reason=str(error))
-        return
+    changes += await trio.to_thread.run_sync(networks.open)
     for change in changes:
         log.info("network prepared", change=change)
 
 
 @contextlib.asynccontextmanager
 async def opened_meter(
-    settings: Settings, driver: Driver, network: Network
+    settings: Settings, driver: Driver, networks: Networks
 ) -> AsyncIterator[Meter]:
     """Open the meter and what it reads; its last reading is durable when the block ends."""
     meter = Meter(
@@ -152,9 +154,9 @@ async def opened_meter(
         driver,
         poll_seconds=settings.poll_interval,
         slow_seconds=settings.slow_interval,
-        network=network.counters,
+        network=networks.counters,
     )
-    with contextlib.closing(network):
+    with contextlib.closing(networks):
         await meter.open()
         try:
             await choose_block_counters(meter, driver)

@@ -15,7 +15,7 @@ import structlog
 
 from aruntime.cgroups.driver import Cgroup
 from aruntime.container import launch
-from aruntime.daemon import bundle, directories
+from aruntime.daemon import bundle, connections, directories
 from aruntime.daemon.commands.run_env import merge_env
 from aruntime.daemon.commands.run_values import parse_signal
 from aruntime.errors import InvalidParameter
@@ -79,7 +79,7 @@ def prepare(parts: Parts, container: Container) -> Prepared:
     """
     config = container.config
     with contextlib.ExitStack() as undo:
-        undo.callback(parts.network.release, config.id)
+        undo.callback(parts.networks.release, config.id)
         netlink, container.address = attach_network(parts, container)
         made = bundle.make(parts, container)
         bundle.save(container, made)
@@ -102,21 +102,20 @@ def prepare(parts: Parts, container: Container) -> Prepared:
 
 
 def attach_network(parts: Parts, container: Container) -> tuple[list[dict[str, Any]], str]:
-    """Return the netlink batches of a container and its address on the bridge, if any.
+    """Return the netlink batches of a container and its first address, if any.
 
     Raises:
+        NetworkNotFound: a network of the container is gone.
         AddressPoolExhausted, Conflict, Unavailable, OSError: as Network.attach.
     """
-    match container.config.network_mode:
-        case "bridge":
-            attachment = parts.network.attach(container.id)
-            for repair in attachment.repairs:
-                journal.warning("network repaired", change=repair)
-            return [attachment.netlink], attachment.ip
-        case "none":
-            return [without_network()], ""
-        case _:
-            return [], ""
+    requests = connections.requests(parts, container)
+    if not requests:
+        return ([without_network()] if container.config.network_mode == "none" else []), ""
+    attachments = parts.networks.attach(requests)
+    for attachment in attachments:
+        for repair in attachment.repairs:
+            journal.warning("network repaired", network=attachment.network, change=repair)
+    return [attachment.netlink for attachment in attachments], attachments[0].ip
 
 
 def prepare_exec(parts: Parts, container: Container, request: ExecRequest) -> int:

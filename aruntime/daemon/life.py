@@ -333,7 +333,7 @@ def release_and_destroy(parts: Parts, container: Container) -> None:
     Raises:
         BlockingIOError: a task in the cgroup is not gone yet.
     """
-    parts.network.release(container.id)
+    parts.networks.release(container.id)
     if container.cgroup is not None:
         parts.driver.destroy(container.cgroup)
 

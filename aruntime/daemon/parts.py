@@ -26,7 +26,7 @@ from aruntime.errors import Conflict, ContainerNotFound, os_error_text
 from aruntime.images.store import Store as ImageStore
 from aruntime.metering.meter import Meter
 from aruntime.metering.subject import MeterSubject
-from aruntime.network import Network
+from aruntime.network import Networks
 from aruntime.rootfs import idmap
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Parts:
         hierarchy: Hierarchy,
         driver: Driver,
         meter: Meter,
-        network: Network,
+        networks: Networks,
         images: ImageStore,
         events: Events,
         pump: Pump,
@@ -81,7 +81,8 @@ class Parts:
         self.hierarchy = hierarchy
         self.driver = driver
         self.meter = meter
-        self.network = network
+        self.networks = networks
+        self.network = networks.default
         self.images = images
         self.events = events
         self.pump = pump

@@ -1,15 +1,31 @@
-"""Networks of containers: one bridge per daemon, address leases, name files, counters.
+"""Networks of containers: bridges, address leases, name files, rules, counters.
 
-    Network (attach)  composes  bridge  the link on the host             (pyroute2)
-                                nat     the table that lets packets out  (nft)
-                                ipam    who holds which address          (symbolic links)
-                                encode  what init sends on its start     (netlink, ready to send)
+    Networks          which there are: the default one and those of users
+      Network (attach)  composes  bridge  the link on the host               (pyroute2)
+                                  nat     what leaves and enters             (nft)
+                                  guard   what a container may send          (nft)
+                                  ipam    who holds which address            (symbolic links)
+                                  encode  what init sends on its start       (netlink)
+      live              links of running containers, made and removed
+      definition, store what a network was asked to be; its file
+      subnets           which part of the address space is free
+    endpoints         who stands where; listeners hear of changes
     files             /etc/hosts, /etc/hostname, /etc/resolv.conf of a container; pure
     counters          bytes and packets of every link in one netlink dump
 
 The only user of pyroute2 and of nftables. Imports of it are lazy: 135 ms that no start pays.
 """
 
-from aruntime.network.attach import Attachment, Endpoint, Network, without_network
+from aruntime.network.attach import Network, default_definition, without_network
+from aruntime.network.endpoints import Attachment, Endpoint, Request
+from aruntime.network.networks import Networks
 
-__all__ = ["Attachment", "Endpoint", "Network", "without_network"]
+__all__ = [
+    "Attachment",
+    "Endpoint",
+    "Network",
+    "Networks",
+    "Request",
+    "default_definition",
+    "without_network",
+]

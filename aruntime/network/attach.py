@@ -1,89 +1,108 @@
-"""The daemon's bridge network as one object: what a container is attached with, and let go.
+"""One bridge network as one object: what a container is attached with, and let go.
 
-Composes bridge, nat, ipam and encode. Nothing is done to a container's links after its start: the
-veth pair goes with the container's network namespace, only the address is released.
+Composes bridge, nat, guard, ipam and encode. Nothing is done to a container's links at its end:
+the veth pair goes with the container's network namespace, only address and guard are released.
 
-Out of scope: networks made by users, published ports, names.
+Out of scope: which networks there are (networks), links of running containers (live), published
+ports and names.
 """
 
 from __future__ import annotations
 
 import base64
-import re
 import secrets
 import socket
 import threading
-from collections.abc import Collection
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
 from typing import Any
 
-from aruntime.errors import InvalidParameter, Unavailable
+from aruntime.errors import AruntimeError, Unavailable
 from aruntime.network import bridge as bridges
-from aruntime.network import encode, nat
+from aruntime.network import encode, guard, live, nat, nft
 from aruntime.network.counters import LinkCounters, LinkStats
+from aruntime.network.definition import (
+    DEFAULT_MTU,
+    Definition,
+    check_bridge,
+    check_gateway,
+    check_mac,
+    check_range,
+    check_subnet,
+)
+from aruntime.network.endpoints import DEFAULT, Attachment, Endpoint, Request
 from aruntime.network.ipam import Lease, Leases
+from aruntime.network.nfnetlink import NfTables, Table
 
 HOST_IFNAME_PREFIX = "ar"
-BRIDGE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
 MAX_PORTS = 1023
 """Links the kernel lets a bridge have (BR_PORT_BITS of net/bridge/br_private.h; then EXFULL)."""
-LONGEST_PREFIX = 30
-"""A /30 has two addresses: one for the gateway, one for a container."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """Where a container stands in the network."""
-
-    ip: str
-    prefix: int
-    gateway: str
-    mac: str
-    host_ifname: str
-    """Name of the host end of its veth pair; its counters are the container's, swapped."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attachment(Endpoint):
-    """An endpoint about to be made: what init must send."""
-
-    host_ifindex: int
-    """Interface index the host end will have; it never had another owner in this daemon's life."""
-    netlink: dict[str, Any] = field(repr=False)
-    """The launch payload's entry: base64 batches ``host`` and ``inside``, ``netns_fd``, and the
-    ``sysctls`` to be set between the two."""
-    repairs: tuple[str, ...] = ()
-    """What ``ensure`` had to do for it, for the log; empty but for the first container."""
+RuleSource = Callable[[], str]
+"""Returns statements in nft's language for the tables of a network, executed in the transaction
+that makes or repairs them; they must be free of effect when executed again."""
 
 
 def without_network() -> dict[str, Any]:
     """Return the launch payload's entry for ``--network none``: loopback up, an empty host part."""
-    return _payload(b"", encode.encode_loopback())
+    return _payload(b"", encode.encode_loopback(), {})
 
 
-class Network:
-    """One bridge, its subnet and its leases.
-
-    Owns the directory ROOT/networks/BRIDGE and a netlink socket (``close`` it). Every method
-    blocks: ``ensure``, ``orphans`` and ``remove`` for milliseconds, the others for microseconds
-    unless they wait for one of those. Any thread may call any method at any time.
+def default_definition(bridge: str, subnet: str, mtu: int = DEFAULT_MTU) -> Definition:
+    """Return the definition of the network that every daemon has.
 
     Raises:
         InvalidParameter: the bridge's name or the subnet cannot be used.
     """
+    check_bridge(bridge)
+    gateway = check_gateway("", check_subnet(subnet))
+    return Definition(
+        id="", name=DEFAULT, bridge=bridge, subnet=subnet, gateway=str(gateway), mtu=mtu
+    )
+
+
+class Network:
+    """One bridge, its subnets and its leases.
+
+    Owns the directory of leases and netlink sockets (``close`` it). Every method blocks:
+    ``ensure``, ``orphans`` and ``remove`` for milliseconds, the others for microseconds unless
+    they wait for one of those. Any thread may call any method at any time.
+
+    Args:
+        definition: what it was asked to be.
+        directory: where its leases lie.
+        tables: a connection to nftables, which stays the caller's; None: one of its own.
+
+    Raises:
+        InvalidParameter: an address of the definition cannot be used.
+        OSError: the directory cannot be made or read.
+    """
 
     def __init__(
-        self, bridge: str, subnet: str, root: str | Path, *, mtu: int = bridges.DEFAULT_MTU
+        self, definition: Definition, directory: Path, tables: NfTables | None = None
     ) -> None:
-        self.bridge = _checked_name(bridge)
-        self.subnet = _checked_subnet(subnet)
-        self.mtu = mtu
-        self.gateway = IPv4Interface((int(self.subnet[1]), self.subnet.prefixlen))
-        directory = Path(root) / "networks" / bridge / "leases"
-        self._leases = Leases(directory, self.subnet, self.gateway.ip)
+        self.definition = definition
+        self.bridge = check_bridge(definition.bridge)
+        self.subnet = check_subnet(definition.subnet)
+        self.gateway = IPv4Interface((int(IPv4Address(definition.gateway)), self.subnet.prefixlen))
+        self.gateway6: IPv6Interface | None = None
+        if definition.subnet6:
+            prefix6 = definition.subnet6.rpartition("/")[2]
+            self.gateway6 = IPv6Interface(f"{definition.gateway6}/{prefix6}")
+        self._leases = Leases(
+            directory,
+            self.subnet,
+            self.gateway.ip,
+            within=check_range(definition.ip_range, self.subnet),
+            subnet6=self.gateway6.network if self.gateway6 else None,
+            gateway6=self.gateway6.ip if self.gateway6 else None,
+        )
         self._bridge_ifindex = 0
+        self._own_tables = NfTables() if tables is None else None
+        self._tables = tables or self._own_tables or NfTables()
+        self._is_guarded = True
+        self._sources: list[RuleSource] = []
         self._lock = threading.RLock()
         """Orders everything but ``counters``, which must not wait behind ``ensure``."""
         self._counters_lock = threading.Lock()
@@ -94,8 +113,23 @@ class Network:
         # random start, so that daemons side by side do not meet; far above the kernel's own.
         self._next_ifindex = (1 << 24) + secrets.randbelow(1 << 29)
 
+    @property
+    def name(self) -> str:
+        """The network's name."""
+        return self.definition.name
+
+    @property
+    def gateways(self) -> list[IPv4Interface | IPv6Interface]:
+        """The bridge's own addresses with the prefix lengths of the subnets, IPv4 first."""
+        return [self.gateway, self.gateway6] if self.gateway6 else [self.gateway]
+
+    def add_rules(self, source: RuleSource) -> None:
+        """Write the statements of a source whenever the tables are made or repaired."""
+        with self._lock:
+            self._sources.append(source)
+
     def ensure(self) -> list[str]:
-        """Make or repair the bridge, its nftables table and forwarding; safe to repeat.
+        """Make or repair the bridge, its nftables tables and forwarding; safe to repeat.
 
         Returns:
             What was changed and what stands in the way, in words, for the log.
@@ -106,31 +140,35 @@ class Network:
             OSError: the kernel refused.
         """
         with self._lock:
-            self._bridge_ifindex, changes = bridges.ensure(self.bridge, self.gateway, self.mtu)
-            changes += bridges.ensure_forwarding()
-            if not nat.present(self.bridge):
-                changes.append(f"wrote nftables table ip {self.bridge}")
-            nat.ensure(self.bridge, self.subnet)  # also repairs one that is there but altered
-            changes += [
-                f"chain {chain} drops forwarded packets: containers reach out only once it "
-                f"accepts those from and to {self.bridge}"
-                for chain in nat.foreign_drops(self.bridge)
-            ]
+            mtu = self.definition.mtu
+            self._bridge_ifindex, changes = bridges.ensure(self.bridge, self.gateways, mtu)
+            if not self.definition.internal:
+                changes += bridges.ensure_forwarding()
+                changes += bridges.ensure_forwarding6() if self.gateway6 else []
+            changes += self._ensure_tables()
+            if not self.definition.internal:
+                changes += [
+                    f"chain {chain} drops forwarded packets: containers reach out only once it "
+                    f"accepts those from and to {self.bridge}"
+                    for chain in nat.foreign_drops(self.bridge)
+                ]
             return changes
 
     @property
     def ready(self) -> bool:
-        """Whether bridge and table are still there as ``ensure`` left them (some 20 µs)."""
+        """Whether bridge and tables are still there as ``ensure`` left them (some 30 µs)."""
         try:
             same = self._bridge_ifindex == socket.if_nametoindex(self.bridge)
         except OSError:
             return False
-        return same and nat.present(self.bridge)
+        return same and all(
+            self._tables.is_table(Table(family, self.bridge)) for family in self._families()
+        )
 
-    def attach(self, container_id: str) -> Attachment:
+    def attach(self, request: Request) -> Attachment:
         """Lease an address and encode what connects the container, for its next start.
 
-        Makes or repairs the bridge and its table first when they are not there.
+        Makes or repairs the bridge and its tables first when they are not there.
 
         Repeating it before ``release`` keeps the address; the link's name is new each time, since
         the link of an earlier start vanishes some time after its namespace.
@@ -138,32 +176,37 @@ class Network:
         Raises:
             AddressPoolExhausted: no address is free.
             Unavailable: the bridge has as many ports as the kernel allows.
+            InvalidParameter, Conflict: a particular address cannot be had.
             Conflict, Unavailable, OSError: as ``ensure``, or the lease could not be written.
         """
+        container_id = request.container_id
         host_ifname = f"{HOST_IFNAME_PREFIX}{container_id[:7]}{secrets.token_hex(3)}"
         with self._lock:
-            if len(self._leases) >= MAX_PORTS and self._leases.get(container_id) is None:
+            former = self._leases.get(container_id)
+            if len(self._leases) >= MAX_PORTS and former is None:
                 raise Unavailable(
                     f"bridge {self.bridge} is full: the kernel allows {MAX_PORTS} containers on "
-                    "one; start another daemon with a --bridge and --subnet of its own"
+                    "one; use another network"
                 )
             repairs = () if self.ready else tuple(self.ensure())
-            lease = self._leases.acquire(container_id, host_ifname)
+            lease = self._leases.acquire(
+                container_id,
+                host_ifname,
+                IPv4Address(request.ip) if request.ip else None,
+                interface=encode.ifname(request.interface),
+                mac=check_mac(request.mac) if request.mac else b"",
+                ip6=IPv6Address(request.ip6) if request.ip6 else None,
+            )
+            repairs += self._guard(lease, former)
             host_ifindex = self._ifindexes[container_id] = self._free_ifindex()
             bridge_ifindex = self._bridge_ifindex
-        host = encode.encode_host(
-            host_ifname=host_ifname,
-            host_ifindex=host_ifindex,
-            bridge_ifindex=bridge_ifindex,
-            mac=encode.mac_of(lease.address),
-            mtu=self.mtu,
-        )
-        address = IPv4Interface((lease.address, self.subnet.prefixlen))
-        inside = encode.encode_inside(address, int(self.gateway.ip))
+        place = self._place(lease)
         return Attachment(
-            **self._place(lease),
+            **place,
+            name=request.name,
+            aliases=request.aliases,
             host_ifindex=host_ifindex,
-            netlink=_payload(host, inside),
+            netlink=self._payload(request, lease, host_ifindex, bridge_ifindex),
             repairs=repairs,
         )
 
@@ -175,13 +218,14 @@ class Network:
     def release(self, container_id: str) -> None:
         """Free the container's address; nothing happens when it holds none."""
         with self._lock:
-            self._leases.release(container_id)
+            lease = self._leases.release(container_id)
             self._ifindexes.pop(container_id, None)
+            if lease is not None and self._is_guarded:
+                guard.forbid(self._tables, self.bridge, _port(lease))
 
-    def reconcile(self, live_ids: Collection[str]) -> list[str]:
-        """Free the address of every container not in live_ids; return those containers."""
-        with self._lock:
-            return [lease.container_id for lease in self._leases.reconcile(live_ids)]
+    def holders(self) -> list[str]:
+        """Return the containers that hold an address."""
+        return [lease.container_id for lease in self._leases.all()]
 
     def counters(self, container_id: str) -> dict[str, LinkStats] | None:
         """Return what the container received and sent since its start, by interface inside.
@@ -192,17 +236,20 @@ class Network:
         Raises:
             OSError: the kernel refused.
         """
-        ifindex = self._ifindex(container_id)
-        if ifindex is None:
+        lease = self._leases.get(container_id)
+        ifindex = self.ifindex(container_id)
+        if ifindex is None or lease is None:
             return None
         with self._counters_lock:
             if self._counters is None:
                 self._counters = LinkCounters()
             stats = self._counters.read(ifindex)
-        return {encode.IFNAME: stats} if stats is not None else None
+        return {lease.interface: stats} if stats is not None else None
 
     def close(self) -> None:
-        """Close the socket of ``counters``; bridge, table and leases stay."""
+        """Close the sockets of its own; bridge, tables and leases stay."""
+        if self._own_tables is not None:
+            self._own_tables.close()
         with self._counters_lock:
             if self._counters is not None:
                 self._counters.close()
@@ -222,22 +269,24 @@ class Network:
         ]
 
     def remove(self) -> None:
-        """Remove the table and the bridge; leases stay. Running containers lose the network."""
+        """Remove the tables and the bridge; leases stay. Running containers lose the network."""
         with self._lock:
-            nat.remove(self.bridge)
+            nft.run(nat.removal(self.bridge, self._families()))
             bridges.remove(self.bridge)
             self._bridge_ifindex = 0
 
-    def _place(self, lease: Lease) -> dict[str, Any]:
-        return {
-            "ip": str(IPv4Address(lease.address)),
-            "prefix": self.subnet.prefixlen,
-            "gateway": str(self.gateway.ip),
-            "mac": encode.mac_of(lease.address).hex(":"),
-            "host_ifname": lease.host_ifname,
-        }
+    def unlink(self, container_id: str) -> None:
+        """Remove the link of a running container, which blocks for some 20 ms; lease and all else
+        stay. Nothing happens when it has none.
 
-    def _ifindex(self, container_id: str) -> int | None:
+        Raises:
+            OSError: the kernel refused.
+        """
+        ifindex = self.ifindex(container_id)
+        if ifindex is not None:
+            live.send(encode.encode_removal(ifindex))
+
+    def ifindex(self, container_id: str) -> int | None:
         """Return the index of the container's host link; by its name after a daemon's restart.
 
         An index is never given twice, so one that is remembered cannot mean another link.
@@ -252,6 +301,87 @@ class Network:
             return None
         return self._ifindexes.setdefault(container_id, found)
 
+    def _families(self) -> list[str]:
+        return [*nat.families(self.definition), *([guard.FAMILY] if self._is_guarded else [])]
+
+    def _ensure_tables(self) -> list[str]:
+        """Write all tables in one transaction; without the bridge family where there is none."""
+        families = [*nat.families(self.definition), guard.FAMILY]
+        missing = [
+            family for family in families if not self._tables.is_table(Table(family, self.bridge))
+        ]
+        script = nat.ruleset(self.definition) + "".join(source() for source in self._sources)
+        guarded = guard.ruleset(self.definition, [_port(lease) for lease in self._leases.all()])
+        try:
+            nft.run(script + guarded)  # also repairs what is there but altered
+        except AruntimeError as error:
+            nft.run(script)
+            self._is_guarded = False
+            missing = [family for family in missing if family != guard.FAMILY]
+            wrote = [f"containers on {self.bridge} can send from any address: {error}"]
+        else:
+            self._is_guarded = True
+            wrote = []
+        return [f"wrote nftables table {family} {self.bridge}" for family in missing] + wrote
+
+    def _guard(self, lease: Lease, former: Lease | None) -> tuple[str, ...]:
+        """Let the frames of a lease's port pass; those of an earlier port no more."""
+        if not self._is_guarded:
+            return ()
+        try:
+            if former is not None:
+                guard.forbid(self._tables, self.bridge, _port(former))
+            guard.allow(self._tables, self.bridge, _port(lease))
+        except OSError:
+            return tuple(self.ensure())  # the set went meanwhile; it is filled from the leases
+        return ()
+
+    def _payload(
+        self, request: Request, lease: Lease, host_ifindex: int, bridge_ifindex: int
+    ) -> dict[str, Any]:
+        """Return the launch payload's entry of a lease."""
+        number, gateway6 = request.interface, self.gateway6
+        netns_fd = request.netns_fd if request.netns_fd >= 0 else encode.NETNS_FD
+        leads_out = request.default_route and not self.definition.internal
+        host = encode.encode_host(
+            host_ifname=lease.host_ifname,
+            host_ifindex=host_ifindex,
+            bridge_ifindex=bridge_ifindex,
+            mac=lease.mac or encode.mac_of(lease.address),
+            mtu=self.definition.mtu,
+            group=self.definition.group,
+            interface=number,
+            netns_fd=netns_fd,
+        )
+        address6 = None
+        if gateway6 is not None and lease.ip6 is not None:
+            address6 = IPv6Interface((lease.ip6, gateway6.network.prefixlen))
+        inside = encode.encode_inside(
+            IPv4Interface((lease.address, self.subnet.prefixlen)),
+            int(self.gateway.ip) if leads_out else 0,
+            interface=number,
+            address6=address6,
+            gateway6=int(gateway6.ip) if gateway6 is not None and leads_out else 0,
+        )
+        settings = encode.sysctls(number, ipv6=address6 is not None)
+        return {**_payload(host, inside, settings), "netns_fd": netns_fd}
+
+    def _place(self, lease: Lease) -> dict[str, Any]:
+        gateway6 = self.gateway6
+        return {
+            "network": self.name,
+            "container_id": lease.container_id,
+            "interface": lease.interface,
+            "ip": str(IPv4Address(lease.address)),
+            "prefix": self.subnet.prefixlen,
+            "gateway": str(self.gateway.ip),
+            "ip6": str(lease.ip6) if lease.ip6 else "",
+            "prefix6": gateway6.network.prefixlen if gateway6 else 0,
+            "gateway6": str(gateway6.ip) if gateway6 else "",
+            "mac": (lease.mac or encode.mac_of(lease.address)).hex(":"),
+            "host_ifname": lease.host_ifname,
+        }
+
     def _free_ifindex(self) -> int:
         """Return an interface index that no link of this network namespace has."""
         while True:
@@ -263,28 +393,15 @@ class Network:
                 return candidate
 
 
-def _payload(host: bytes, inside: bytes) -> dict[str, Any]:
+def _port(lease: Lease) -> guard.Port:
+    mac = lease.mac or encode.mac_of(lease.address)
+    return guard.Port(lease.host_ifname, mac, IPv4Address(lease.address), lease.ip6)
+
+
+def _payload(host: bytes, inside: bytes, sysctls: Mapping[str, str]) -> dict[str, Any]:
     return {
         "host": base64.b64encode(host).decode("ascii"),
         "inside": base64.b64encode(inside).decode("ascii"),
         "netns_fd": encode.NETNS_FD,
-        "sysctls": {encode.ACCEPT_RA: "0"} if host else {},
+        "sysctls": dict(sysctls),
     }
-
-
-def _checked_name(bridge: str) -> str:
-    if not BRIDGE_NAME.fullmatch(bridge):
-        raise InvalidParameter(
-            f"bridge name {bridge!r} cannot be used: a letter, then at most 14 of A-Z a-z 0-9 _ . -"
-        )
-    return bridge
-
-
-def _checked_subnet(subnet: str) -> IPv4Network:
-    try:
-        network = IPv4Network(subnet)
-    except ValueError as error:
-        raise InvalidParameter(f"subnet {subnet!r} cannot be used: {error}") from None
-    if network.prefixlen > LONGEST_PREFIX:
-        raise InvalidParameter(f"subnet {subnet} is too small: use /{LONGEST_PREFIX} or larger")
-    return network

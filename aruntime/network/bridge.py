@@ -1,4 +1,4 @@
-"""The daemon's bridge on the host: made, repaired, removed, and its forwarding switched on.
+"""A network's bridge on the host: made, repaired, removed, and its forwarding switched on.
 
 Everything goes through pyroute2's netlink, which is imported on first use (135 ms). All functions
 act on the network namespace of the calling thread and block; a daemon calls them in a thread.
@@ -15,30 +15,36 @@ Out of scope: what leaves the host (nat), the containers' links (encode).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aruntime.errors import Conflict
+from aruntime.network import subnets
+from aruntime.network.definition import DEFAULT_MTU
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
 ALIAS = "aruntime bridge"
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
-ACCEPT_RA = "/proc/sys/net/ipv6/conf/{}/accept_ra"
-MAIN_TABLE = 254
-DEFAULT_MTU = 1500
+CONF6 = Path("/proc/sys/net/ipv6/conf")
+AF_INET6 = 10
+RTPROT_RA = 9
+IFA_F_NODAD = 0x02
+SCOPE_LINK = 253
+
+Gateway = IPv4Interface | IPv6Interface
 
 
-def ensure(name: str, gateway: IPv4Interface, mtu: int = DEFAULT_MTU) -> tuple[int, list[str]]:
-    """Make the bridge what it must be: there, up, with the gateway's address.
+def ensure(name: str, gateways: Sequence[Gateway], mtu: int = DEFAULT_MTU) -> tuple[int, list[str]]:
+    """Make the bridge what it must be: there, up, with the gateway's addresses.
 
     Args:
         name: the bridge's link name.
-        gateway: the bridge's own address with the prefix length of the subnet.
+        gateways: the bridge's own addresses with the prefix lengths of the subnets, IPv4 first.
         mtu: bytes per packet, also of the containers' links.
 
     Returns:
@@ -51,23 +57,26 @@ def ensure(name: str, gateway: IPv4Interface, mtu: int = DEFAULT_MTU) -> tuple[i
     changes: list[str] = []
     with _netlink(name) as ipr:
         link = _find(ipr, name)
-        _check_subnet(ipr, gateway.network, link["index"] if link else 0)
+        for gateway in gateways:
+            uses = subnets.in_use(ipr, gateway.version, link["index"] if link else 0)
+            subnets.check(gateway.network, uses)
+        mac = _mac(gateways[0])
         if link is None:
-            link = _create(ipr, name, gateway, mtu)
+            link = _create(ipr, name, mac, mtu)
             changes.append(f"made bridge {name}")
         index: int = link["index"]
         if _kind(link) != "bridge":
             raise Conflict(f"link {name} exists and is no bridge: choose another --bridge")
         ours = link.get_attr("IFLA_IFALIAS") == ALIAS
-        if not ours and link.get_attr("IFLA_ADDRESS") == _mac(gateway):
+        if not ours and link.get_attr("IFLA_ADDRESS") == mac:
             _mark(ipr, index)
             ours = True
-        changes += _repair_addresses(ipr, name, index, gateway, ours)
+        if ours:
+            changes += _prepare_ipv6(name, wanted=any(one.version == 6 for one in gateways))
+        changes += _repair_addresses(ipr, name, index, gateways, ours)
         if ours and link.get_attr("IFLA_MTU") != mtu:
             ipr.link("set", index=index, mtu=mtu)
             changes.append(f"set mtu {mtu} on {name}")
-        if ours:
-            changes += _ignore_routers(name)
         if not link["flags"] & 1:
             ipr.link("set", index=index, state="up")
             changes.append(f"brought {name} up")
@@ -134,14 +143,14 @@ def _kind(link: Any) -> str | None:
     return info.get_attr("IFLA_INFO_KIND") if info else None
 
 
-def _create(ipr: IPRoute, name: str, gateway: IPv4Interface, mtu: int) -> Any:
+def _create(ipr: IPRoute, name: str, mac: str, mtu: int) -> Any:
     """Make the bridge, down and without address; return its link.
 
     Its hardware address is fixed: a bridge without one takes the lowest of its ports', and every
     container's ARP entry for the gateway would go stale whenever that port comes or goes. It also
     tells, in the one message that makes the bridge, that it is ours.
     """
-    ipr.link("add", ifname=name, kind="bridge", address=_mac(gateway), mtu=mtu)
+    ipr.link("add", ifname=name, kind="bridge", address=mac, mtu=mtu)
     return _find(ipr, name)
 
 
@@ -154,71 +163,94 @@ def _mark(ipr: IPRoute, index: int) -> None:
     ipr.link("set", index=index, ifalias=ALIAS, IFLA_AF_SPEC=quiet)
 
 
-def _ignore_routers(name: str) -> list[str]:
+def _prepare_ipv6(name: str, *, wanted: bool) -> list[str]:
     """Keep the host from taking a container for its IPv6 router (CVE-2020-13401).
 
     A container may send any frame (CAP_NET_RAW), and a router advertisement would give the bridge
-    an address and the host a default route.
+    an address and the host a default route. Where the network has IPv6, it is switched on for the
+    bridge also on hosts that switch it off for new links.
     """
-    path = Path(ACCEPT_RA.format(name))
-    try:
-        if path.read_text().strip() == "0":
-            return []
-    except FileNotFoundError:
-        return []  # a kernel without IPv6
-    path.write_text("0\n")
-    return [f"let {name} ignore router advertisements"]
+    values = {"accept_ra": ("0", f"let {name} ignore router advertisements")}
+    if wanted:
+        values["disable_ipv6"] = ("0", f"switched IPv6 on for {name}")
+    changes = []
+    for setting, (value, text) in values.items():
+        path = CONF6 / name / setting
+        try:
+            if path.read_text().strip() == value:
+                continue
+        except FileNotFoundError:
+            continue  # a kernel without IPv6
+        path.write_text(f"{value}\n")
+        changes.append(text)
+    return changes
 
 
-def _mac(gateway: IPv4Interface) -> str:
-    """Return the hardware address of a bridge made here."""
+def _mac(gateway: Gateway) -> str:
+    """Return the hardware address of a bridge made here; gateway is its IPv4 address."""
     return (b"\x02\x61" + gateway.packed).hex(":")
 
 
 def _repair_addresses(
-    ipr: IPRoute, name: str, index: int, gateway: IPv4Interface, ours: bool
+    ipr: IPRoute, name: str, index: int, gateways: Sequence[Gateway], ours: bool
 ) -> list[str]:
-    """Give the bridge the gateway's address and, if it is ours, take away any other one."""
+    """Give the bridge the gateway's addresses and, if it is ours, take away any other one."""
     changes = []
     present = {
-        (address.get_attr("IFA_LOCAL"), address["prefixlen"])
-        for address in ipr.get_addr(family=2, index=index)
+        (address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS"), address["prefixlen"])
+        for address in ipr.get_addr(index=index)
+        if address["scope"] != SCOPE_LINK
     }
-    wanted = (str(gateway.ip), gateway.network.prefixlen)
-    for local, prefix in sorted(present - {wanted}) if ours else ():
+    wanted = {(str(one.ip), one.network.prefixlen): one for one in gateways}
+    for local, prefix in sorted(present - wanted.keys()) if ours else ():
         ipr.addr("del", index=index, address=local, prefixlen=prefix)
         changes.append(f"removed address {local}/{prefix} from {name}")
-    if wanted not in present:
-        ipr.addr(
-            "add",
-            index=index,
-            address=wanted[0],
-            prefixlen=wanted[1],
-            broadcast=str(gateway.network.broadcast_address),
-        )
+    for (local, prefix), gateway in wanted.items():
+        if (local, prefix) in present:
+            continue
+        if isinstance(gateway, IPv4Interface):
+            more: dict[str, Any] = {"broadcast": str(gateway.network.broadcast_address)}
+        else:
+            # Without a port the bridge has no carrier, and detection of duplicates no end.
+            more = {"flags": IFA_F_NODAD}
+        ipr.addr("add", index=index, address=local, prefixlen=prefix, **more)
         changes.append(f"gave {name} the address {gateway}")
     return changes
 
 
-def _check_subnet(ipr: IPRoute, subnet: IPv4Network, index: int) -> None:
-    """Refuse a subnet in which another link has its address or its own route.
+def ensure_forwarding6(conf: Path = CONF6) -> list[str]:
+    """Let the kernel forward IPv6 between links; return what had to be changed, in words.
 
-    A wider route (a VPN's 172.16.0.0/12, the default route) is no conflict: ours is more specific.
+    A host that forwards ignores router advertisements unless told to take them all the same
+    (accept_ra 2): links that got routes by them are told so first, or the host would lose its way
+    out within minutes.
+
+    Raises:
+        OSError: it cannot be written.
     """
-    for address in ipr.get_addr(family=2):
-        if address["index"] == index:
-            continue
-        local = IPv4Interface((address.get_attr("IFA_LOCAL"), address["prefixlen"]))
-        if local.ip in subnet or subnet.subnet_of(local.network):
-            raise _taken(subnet, f"{address.get_attr('IFA_LABEL')} has {local}")
-    for route in ipr.get_routes(family=2, table=MAIN_TABLE):
-        destination = route.get_attr("RTA_DST")
-        if destination is None or route.get_attr("RTA_OIF") == index:
-            continue
-        network = IPv4Network((IPv4Address(destination), route["dst_len"]))
-        if network.subnet_of(subnet):
-            raise _taken(subnet, f"there is a route to {network}")
+    forwarding = conf / "all" / "forwarding"
+    if forwarding.read_text().strip() != "0":
+        return []
+    changes = []
+    for link in _advertised():
+        setting = conf / link / "accept_ra"
+        if setting.read_text().strip() == "1":
+            setting.write_text("2\n")
+            changes.append(f"set net.ipv6.conf.{link}.accept_ra to 2: its routes are advertised")
+    forwarding.write_text("1\n")
+    return [*changes, "set net.ipv6.conf.all.forwarding to 1"]
 
 
-def _taken(subnet: IPv4Network, reason: str) -> Conflict:
-    return Conflict(f"subnet {subnet} is taken: {reason}; choose another --subnet")
+def in_use(version: int) -> list[subnets.Use]:
+    """Return what addresses and routes of the host take up, of an IP version (4 or 6)."""
+    with _netlink("") as ipr:
+        return subnets.in_use(ipr, version)
+
+
+def _advertised() -> list[str]:
+    """Return the links over which the host learned routes by router advertisements."""
+    with _netlink("") as ipr:
+        routes = ipr.get_routes(family=AF_INET6, proto=RTPROT_RA)
+        indexes = {route.get_attr("RTA_OIF") for route in routes} - {None}
+        links = [next(iter(ipr.get_links(index)), None) for index in sorted(indexes)]
+        return [link.get_attr("IFLA_IFNAME") for link in links if link]

@@ -21,6 +21,9 @@ up without carrier until eth0 is up, has no address yet.
 
 The sender needs CAP_NET_ADMIN over both namespaces.
 
+IPv6 only where the network has it: its address skips duplicate detection (IFA_F_NODAD), since the
+lease says that nobody else has it and the start does not wait a second for the kernel to agree.
+
 Out of scope: sockets and acknowledgements (aruntime.kernel.netlink), which address and which
 bridge (ipam, attach), and removing links: a veth goes with its network namespace, an explicit
 deletion costs 14-36 ms under the rtnl lock.
@@ -29,19 +32,16 @@ deletion costs 14-36 ms under the rtnl lock.
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 
 NETNS_FD = 250
 """Descriptor number at which the sender of a host batch holds the new network namespace."""
 
-IFNAME = "eth0"
-ACCEPT_RA = f"net/ipv6/conf/{IFNAME}/accept_ra"
-"""Below /proc/sys; 0 before eth0 is up, or a neighbour could make itself the container's router by
-IPv6 (CVE-2020-13401). There is no netlink message for it."""
 LOOPBACK_IFINDEX = 1
 """The loopback link is the first of every network namespace."""
 ETH0_IFINDEX = 100
-"""Index of eth0 inside: above any fallback tunnel (sit0, tunl0, …) a new namespace starts with."""
+"""Index of eth0 inside: above any fallback tunnel (sit0, tunl0, …) a new namespace starts with;
+that of eth1 is the next."""
 
 NLM_F_REQUEST = 0x1
 NLM_F_ACK = 0x4
@@ -49,6 +49,7 @@ NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 
 RTM_NEWLINK = 16
+RTM_DELLINK = 17
 RTM_NEWADDR = 20
 RTM_NEWROUTE = 24
 
@@ -62,6 +63,7 @@ IFLA_MTU = 4
 IFLA_MASTER = 10
 IFLA_LINKINFO = 18
 IFLA_AF_SPEC = 26
+IFLA_GROUP = 27
 IFLA_NET_NS_FD = 28
 IFLA_INFO_KIND = 1
 IFLA_INFO_DATA = 2
@@ -73,6 +75,7 @@ IFA_ADDRESS = 1
 IFA_LOCAL = 2
 IFA_BROADCAST = 4
 IFA_F_PERMANENT = 0x80
+IFA_F_NODAD = 0x02
 
 RTA_OIF = 4
 RTA_GATEWAY = 5
@@ -99,6 +102,22 @@ def mac_of(address: int) -> bytes:
     return b"\x02\x42" + address.to_bytes(4, "big")
 
 
+def ifname(interface: int) -> str:
+    """Return the name inside of an interface by its number."""
+    return f"eth{interface}"
+
+
+def sysctls(interface: int, *, ipv6: bool = False) -> dict[str, str]:
+    """Return what must be set below /proc/sys before the interface is up.
+
+    A neighbour must not make itself the container's router by IPv6 (CVE-2020-13401), and a host
+    that has IPv6 switched off for new links has it on where a network was made with it. There are
+    no netlink messages for these.
+    """
+    base = f"net/ipv6/conf/{ifname(interface)}"
+    return {f"{base}/accept_ra": "0", **({f"{base}/disable_ipv6": "0"} if ipv6 else {})}
+
+
 def encode_host(
     *,
     host_ifname: str,
@@ -106,12 +125,14 @@ def encode_host(
     bridge_ifindex: int,
     mac: bytes,
     mtu: int,
+    group: int,
+    interface: int = 0,
     netns_fd: int = NETNS_FD,
 ) -> bytes:
     """Return the batch that makes the veth pair and makes its host end a port of the bridge."""
     peer = (
-        _IFINFOMSG.pack(0, 0, ETH0_IFINDEX, 0, 0)
-        + _attribute(IFLA_IFNAME, _name(IFNAME))
+        _IFINFOMSG.pack(0, 0, ETH0_IFINDEX + interface, 0, 0)
+        + _attribute(IFLA_IFNAME, _name(ifname(interface)))
         + _attribute(IFLA_ADDRESS, mac)
         + _attribute(IFLA_MTU, _U32.pack(mtu))
         + _attribute(IFLA_NET_NS_FD, _INT.pack(netns_fd))
@@ -120,6 +141,7 @@ def encode_host(
         _IFINFOMSG.pack(0, 0, host_ifindex, IFF_UP, IFF_UP)
         + _attribute(IFLA_IFNAME, _name(host_ifname))
         + _attribute(IFLA_MTU, _U32.pack(mtu))
+        + _attribute(IFLA_GROUP, _U32.pack(group))
         + _attribute(IFLA_MASTER, _U32.pack(bridge_ifindex))
         + _attribute(
             IFLA_LINKINFO,
@@ -130,28 +152,54 @@ def encode_host(
     return _batch((RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body), _without_ipv6(host_ifindex))
 
 
-def encode_inside(interface: IPv4Interface, gateway: int) -> bytes:
-    """Return the batch that brings up loopback and eth0 and gives eth0 its address and route."""
-    local = interface.packed
-    prefix = interface.network.prefixlen
-    address = (
-        _IFADDRMSG.pack(AF_INET, prefix, IFA_F_PERMANENT, RT_SCOPE_UNIVERSE, ETH0_IFINDEX)
-        + _attribute(IFA_LOCAL, local)
-        + _attribute(IFA_ADDRESS, local)
-        + _attribute(IFA_BROADCAST, interface.network.broadcast_address.packed)
-    )
-    route = (
-        _RTMSG.pack(AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0)
-        + _attribute(RTA_GATEWAY, gateway.to_bytes(4, "big"))
-        + _attribute(RTA_OIF, _INT.pack(ETH0_IFINDEX))
-    )
-    return _batch(
-        _link_up(LOOPBACK_IFINDEX),
-        _without_ipv6(ETH0_IFINDEX),
-        _link_up(ETH0_IFINDEX),
-        (RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, address),
-        (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, route),
-    )
+def encode_inside(
+    address: IPv4Interface,
+    gateway: int = 0,
+    *,
+    interface: int = 0,
+    address6: IPv6Interface | None = None,
+    gateway6: int = 0,
+) -> bytes:
+    """Return the batch that brings up an interface, eth0 with loopback, and gives it its places.
+
+    Args:
+        address: its IPv4 address and subnet.
+        gateway: where the default route leads; 0: there is none here.
+        interface: its number.
+        address6: its IPv6 address and subnet, None without IPv6.
+        gateway6: where the IPv6 default route leads; 0: there is none here.
+    """
+    ifindex = ETH0_IFINDEX + interface
+    messages = [_link_up(LOOPBACK_IFINDEX)] if not interface else []
+    messages += [_without_ipv6(ifindex), _link_up(ifindex), _new_address(ifindex, address)]
+    if address6 is not None:
+        messages.append(_new_address(ifindex, address6))
+    if gateway:
+        messages.append(_default_route(ifindex, AF_INET, gateway.to_bytes(4, "big")))
+    if address6 is not None and gateway6:
+        messages.append(_default_route(ifindex, AF_INET6, gateway6.to_bytes(16, "big")))
+    return _batch(*messages)
+
+
+def encode_default_route(interface: int, gateway: int, gateway6: int = 0) -> bytes:
+    """Return the batch that makes an interface the way out of a running container; 0: no way."""
+    ifindex = ETH0_IFINDEX + interface
+    messages = []
+    if gateway:
+        messages.append(_default_route(ifindex, AF_INET, gateway.to_bytes(4, "big")))
+    if gateway6:
+        messages.append(_default_route(ifindex, AF_INET6, gateway6.to_bytes(16, "big")))
+    return _batch(*messages)
+
+
+def encode_removal(ifindex: int) -> bytes:
+    """Return the batch that removes a link, and with the host end of a veth pair the other."""
+    return _batch((RTM_DELLINK, 0, _IFINFOMSG.pack(0, 0, ifindex, 0, 0)))
+
+
+def encode_down(ifindex: int) -> bytes:
+    """Return the batch that takes a link down: nothing passes it, its counters stay."""
+    return _batch((RTM_NEWLINK, 0, _IFINFOMSG.pack(0, 0, ifindex, 0, IFF_UP)))
 
 
 def encode_loopback() -> bytes:
@@ -161,6 +209,29 @@ def encode_loopback() -> bytes:
 
 def _link_up(ifindex: int) -> tuple[int, int, bytes]:
     return RTM_NEWLINK, 0, _IFINFOMSG.pack(0, 0, ifindex, IFF_UP, IFF_UP)
+
+
+def _new_address(ifindex: int, at: IPv4Interface | IPv6Interface) -> tuple[int, int, bytes]:
+    if isinstance(at, IPv4Interface):
+        family, flags, broadcast = AF_INET, IFA_F_PERMANENT, at.network.broadcast_address.packed
+    else:
+        family, flags, broadcast = AF_INET6, IFA_F_PERMANENT | IFA_F_NODAD, b""
+    body = (
+        _IFADDRMSG.pack(family, at.network.prefixlen, flags, RT_SCOPE_UNIVERSE, ifindex)
+        + _attribute(IFA_LOCAL, at.packed)
+        + _attribute(IFA_ADDRESS, at.packed)
+        + (_attribute(IFA_BROADCAST, broadcast) if broadcast else b"")
+    )
+    return RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body
+
+
+def _default_route(ifindex: int, family: int, gateway: bytes) -> tuple[int, int, bytes]:
+    body = (
+        _RTMSG.pack(family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0)
+        + _attribute(RTA_GATEWAY, gateway)
+        + _attribute(RTA_OIF, _INT.pack(ifindex))
+    )
+    return RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body
 
 
 def _without_ipv6(ifindex: int) -> tuple[int, int, bytes]:

@@ -1,11 +1,14 @@
 """IPv4 address leases: an allocator and the directory that remembers what it gave out.
 
-A lease is one symbolic link, ``DIRECTORY/<address>`` → ``<container id> <host link name>``.
+A lease is one symbolic link in a directory::
+
+    <address> → <container id> <host link> <link inside> <hardware address or -> <IPv6 address or ->
+
 symlink(2) is atomic and refuses an existing name, so a crash at any moment leaves a lease that is
 either whole or absent, no address is given twice even by two processes, and a start pays one
 system call (about 20 µs) instead of rewriting and syncing one file for all (a millisecond).
 Nothing is synced: leases matter while containers run, and none survives what only fsync(2) would
-cover; ``reconcile`` frees the stale ones.
+cover; ``reconcile`` frees the stale ones. Earlier releases wrote the first two words only.
 
 Allocation takes constant time at any pool size: fresh addresses in order first, then released
 ones, the longest free first, so that an address rests as long as possible before it is reused.
@@ -18,24 +21,34 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Collection
-from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import NamedTuple
 
 from aruntime.errors import AddressPoolExhausted, Conflict, InvalidParameter
 
+ABSENT = "-"
+
 
 class Pool:
     """Which host addresses of a subnet are free. Pure: addresses are integers.
 
-    The network and broadcast addresses are never given out, and neither are the reserved ones.
+    The network and broadcast addresses are never given out, and neither are the reserved ones;
+    outside of ``within`` only who asks for a particular address gets it.
     """
 
-    def __init__(self, subnet: IPv4Network, reserved: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        subnet: IPv4Network,
+        reserved: Collection[int] = (),
+        within: IPv4Network | None = None,
+    ) -> None:
         self.subnet = subnet
+        within = within or subnet
         self._first = int(subnet.network_address) + 1
-        self._end = int(subnet.broadcast_address)
-        self._fresh = self._first
+        self._last = int(subnet.broadcast_address) - 1
+        self._fresh = self._start = max(self._first, int(within.network_address))
+        self._end = min(self._last, int(within.broadcast_address)) + 1
         """Every address from here up has never been given out, unless it is in ``_held``."""
         self._released: OrderedDict[int, None] = OrderedDict()
         """Free addresses below ``_fresh``, the longest free first."""
@@ -55,7 +68,7 @@ class Pool:
                 return address
         if not self._released:
             raise AddressPoolExhausted(
-                f"no free address in {self.subnet}: remove containers or use a larger --subnet"
+                f"no free address in {self.subnet}: remove containers or use a larger subnet"
             )
         address, _ = self._released.popitem(last=False)
         self._held.add(address)
@@ -63,7 +76,7 @@ class Pool:
 
     def hold(self, address: int) -> bool:
         """Hold one particular address; return False if it is held or not of this subnet."""
-        if not self._first <= address < self._end or address in self._held:
+        if not self._first <= address <= self._last or address in self._held:
             return False
         self._released.pop(address, None)
         self._held.add(address)
@@ -72,7 +85,7 @@ class Pool:
     def release(self, address: int) -> None:
         """Give a held address back; it becomes the last to be given out again."""
         self._held.remove(address)
-        if address < self._fresh:
+        if self._start <= address < self._fresh:
             self._released[address] = None
 
     def resume(self, addresses: Collection[int]) -> None:
@@ -81,7 +94,8 @@ class Pool:
         Called once, after the leases of an earlier daemon were held: what that one released last
         is not known, so its addresses are the last to be given out again.
         """
-        above = max(addresses, default=self._fresh - 1) + 1
+        inside = [address for address in addresses if self._start <= address < self._end]
+        above = max(inside, default=self._fresh - 1) + 1
         for address in range(self._fresh, above):
             if address not in self._held:
                 self._released[address] = None
@@ -95,6 +109,12 @@ class Lease(NamedTuple):
     container_id: str
     host_ifname: str
     """Name of the host end of the container's veth pair."""
+    interface: str = "eth0"
+    """Name of its other end, inside."""
+    mac: bytes = b""
+    """Hardware address inside; empty: the one that follows from the address."""
+    ip6: IPv6Address | None = None
+    """Follows from the address, unless a particular one was asked for."""
 
 
 class Leases:
@@ -104,10 +124,22 @@ class Leases:
     a lease of this subnet is removed when it is opened.
     """
 
-    def __init__(self, directory: Path, subnet: IPv4Network, gateway: IPv4Address) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        subnet: IPv4Network,
+        gateway: IPv4Address,
+        *,
+        within: IPv4Network | None = None,
+        subnet6: IPv6Network | None = None,
+        gateway6: IPv6Address | None = None,
+    ) -> None:
         self._directory = directory
-        self._pool = Pool(subnet, {int(gateway)})
+        self._pool = Pool(subnet, {int(gateway)}, within)
+        self._subnet6 = subnet6
+        self._gateway6 = gateway6
         self._by_container: dict[str, Lease] = {}
+        self._held6: set[IPv6Address] = set()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._load()
 
@@ -123,31 +155,49 @@ class Leases:
         return list(self._by_container.values())
 
     def acquire(
-        self, container_id: str, host_ifname: str, address: IPv4Address | None = None
+        self,
+        container_id: str,
+        host_ifname: str,
+        address: IPv4Address | None = None,
+        *,
+        interface: str = "eth0",
+        mac: bytes = b"",
+        ip6: IPv6Address | None = None,
     ) -> Lease:
         """Lease an address to a container; one that has a lease keeps its address.
 
         Args:
             container_id: who holds it; no spaces.
-            host_ifname: the link name to remember; it replaces that of an earlier lease.
+            host_ifname: the link name to remember; it replaces that of an earlier lease, and so
+                do interface and hardware address.
             address: a particular address, or None for any.
+            interface: name of the link inside.
+            mac: a particular hardware address.
+            ip6: a particular IPv6 address; None: where there is IPv6, the one that follows from
+                the address.
 
         Raises:
             AddressPoolExhausted: there is none left.
             Conflict: the particular address is taken.
+            InvalidParameter: it is not of this subnet.
             OSError: the lease could not be written; nothing is held then.
         """
         held = self._by_container.get(container_id)
         if held is not None:
-            if address is not None and int(address) != held.address:
+            if address not in (None, IPv4Address(held.address)) or ip6 not in (None, held.ip6):
                 raise Conflict(
                     f"container {container_id[:12]} holds {IPv4Address(held.address)}: "
-                    f"stop it before giving it {address}"
+                    f"stop it before giving it {address or ip6}"
                 )
-            return self._rename(held, host_ifname)
+            return self._rename(
+                held._replace(host_ifname=host_ifname, interface=interface, mac=mac)
+            )
+        if ip6 is not None:
+            self._check6(ip6)
         while True:
             chosen = self._choose(address)
-            lease = Lease(chosen, container_id, host_ifname)
+            follows = ip6 or self._follows(chosen)
+            lease = Lease(chosen, container_id, host_ifname, interface, mac, follows)
             try:
                 os.symlink(_target(lease), self._path(chosen))
             except FileExistsError:
@@ -159,7 +209,7 @@ class Leases:
             except OSError:
                 self._pool.release(chosen)
                 raise
-            self._by_container[container_id] = lease
+            self._remember(lease)
             return lease
 
     def release(self, container_id: str) -> Lease | None:
@@ -173,6 +223,8 @@ class Leases:
             return None
         self._path(lease.address).unlink(missing_ok=True)
         del self._by_container[container_id]
+        if lease.ip6 is not None:
+            self._held6.discard(lease.ip6)
         self._pool.release(lease.address)
         return lease
 
@@ -193,14 +245,45 @@ class Leases:
             raise Conflict(f"address {address} is already in use")
         return int(address)
 
-    def _rename(self, lease: Lease, host_ifname: str) -> Lease:
-        """Record a new link name for a lease, at no moment without one of the two."""
-        renamed = lease._replace(host_ifname=host_ifname)
-        temporary = self._directory / f".{IPv4Address(lease.address)}"
+    def _check6(self, address: IPv6Address) -> None:
+        if self._subnet6 is None or address not in self._subnet6:
+            raise InvalidParameter(
+                f"address {address} is not in subnet {self._subnet6}"
+                if self._subnet6 is not None
+                else f"address {address} cannot be used: the network has no IPv6"
+            )
+        if address in self._held6 or address in (self._gateway6, self._subnet6.network_address):
+            raise Conflict(f"address {address} is already in use")
+
+    def _follows(self, address: int) -> IPv6Address | None:
+        """Return the IPv6 address of an IPv4 address: the same place in the subnet.
+
+        Somebody may have asked for just that one; then another as far from the beginning.
+        """
+        if self._subnet6 is None:
+            return None
+        size = self._pool.subnet.num_addresses
+        place = address - int(self._pool.subnet.network_address)
+        while self._subnet6[place] in self._held6 or self._subnet6[place] == self._gateway6:
+            place += size
+            if place >= self._subnet6.num_addresses:
+                raise AddressPoolExhausted(
+                    f"no free address in {self._subnet6}: use a larger subnet"
+                )
+        return self._subnet6[place]
+
+    def _remember(self, lease: Lease) -> None:
+        self._by_container[lease.container_id] = lease
+        if lease.ip6 is not None:
+            self._held6.add(lease.ip6)
+
+    def _rename(self, renamed: Lease) -> Lease:
+        """Record new names for a lease, at no moment without one of the two."""
+        temporary = self._directory / f".{IPv4Address(renamed.address)}"
         temporary.unlink(missing_ok=True)
         os.symlink(_target(renamed), temporary)
-        temporary.rename(self._path(lease.address))
-        self._by_container[lease.container_id] = renamed
+        temporary.rename(self._path(renamed.address))
+        self._by_container[renamed.container_id] = renamed
         return renamed
 
     def _path(self, address: int) -> Path:
@@ -217,21 +300,34 @@ class Leases:
             ):
                 (self._directory / name).unlink()
             else:
-                self._by_container[lease.container_id] = lease
+                self._remember(lease)
         self._pool.resume([lease.address for lease in self._by_container.values()])
 
     def _read(self, name: str) -> Lease | None:
         """Return the lease of one directory entry, None when it is none (a leftover of _rename)."""
         path = self._directory / name
         try:
-            address = IPv4Address(name)
-        except AddressValueError:
+            address = int(IPv4Address(name))
+            match os.readlink(path).split(" "):
+                case [container_id, host_ifname]:
+                    return Lease(address, container_id, host_ifname)
+                case [container_id, host_ifname, interface, mac, ip6]:
+                    known6 = IPv6Address(ip6) if ip6 != ABSENT else None
+                    hardware = bytes.fromhex(mac.replace(":", "")) if mac != ABSENT else b""
+                    return Lease(address, container_id, host_ifname, interface, hardware, known6)
+                case _:
+                    return None
+        except (ValueError, OSError):
             return None
-        if not path.is_symlink():
-            return None
-        container_id, _, host_ifname = os.readlink(path).partition(" ")
-        return Lease(int(address), container_id, host_ifname) if host_ifname else None
 
 
 def _target(lease: Lease) -> str:
-    return f"{lease.container_id} {lease.host_ifname}"
+    return " ".join(
+        (
+            lease.container_id,
+            lease.host_ifname,
+            lease.interface,
+            lease.mac.hex(":") or ABSENT,
+            str(lease.ip6) if lease.ip6 is not None else ABSENT,
+        )
+    )

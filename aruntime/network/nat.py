@@ -1,139 +1,101 @@
-"""The nftables table of one bridge: containers reach out, nobody new reaches in.
+"""The nftables tables of one network: containers reach out, nobody new reaches in.
 
-One table per bridge, family ip, named after the bridge, written by the nft program in one atomic
-transaction (pyroute2's nftables support knows neither masquerade nor chain flushing, and the rule
-text below is what ``nft list ruleset`` shows). Only this table is touched.
+A table per bridge in family ip, and one in family ip6 where the network has IPv6, both named after
+the bridge. Only these are touched.
+
+What leaves one network does not enter another: the other's table drops whatever it did not ask
+for. An internal network has no way out and none in: its containers reach each other and, of the
+host, the gateway's address alone.
 
 A packet passes the chains of every table: another table that drops forwarded packets (docker's
 ``iptables -P FORWARD DROP``, a firewalld zone) still drops ours, an accept here cannot undo it.
 ``foreign_drops`` names such chains so that the daemon can say so.
 
-Out of scope: published ports, isolation between networks of one daemon, traffic counters.
+Out of scope: published ports, traffic counters, frames that stay on the bridge (guard).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import socket
-import struct
-import subprocess
-from ipaddress import IPv4Network
+from collections.abc import Collection
 
-from aruntime.errors import Unavailable
-
-SEARCH_PATH = os.pathsep.join(("/usr/sbin", "/sbin", "/usr/bin", "/usr/local/sbin"))
-ERROR_MISSING_NFT = (
-    "the nft program is missing and bridge networking needs it: apt-get install nftables"
-)
-
-NETLINK_NETFILTER = 12
-NFT_MSG_GETTABLE = 0x0A01
-"""NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE of linux/netfilter/nf_tables.h."""
-NFT_MSG_NEWTABLE = 0x0A00
-NLM_F_REQUEST = 0x1
-NFTA_TABLE_NAME = 1
-
-_GETTABLE = struct.Struct("=IHHIIBBHHH16s")
-"""nlmsghdr, nfgenmsg (family, version, resource), one attribute: the name, padded with NUL."""
+from aruntime.network import nft
+from aruntime.network.definition import Definition
 
 
-def ruleset(bridge: str, subnet: IPv4Network) -> str:
-    """Return the transaction that makes or repairs the table, in nft's language.
+def families(definition: Definition) -> list[str]:
+    """Return the families in which the network has a table of packets."""
+    return ["ip", "ip6"] if definition.subnet6 else ["ip"]
 
-    The chains are emptied and filled again; other chains, sets and counters of the table stay.
+
+def ruleset(definition: Definition) -> str:
+    """Return the statements that make or repair the tables, in nft's language.
+
+    The chains are emptied and filled again; other chains, sets and counters of the tables stay.
     """
-    table = f"ip {bridge}"
-    return f"""\
-add table {table}
-add chain {table} postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}
-add chain {table} forward {{ type filter hook forward priority filter; policy accept; }}
-flush chain {table} postrouting
-flush chain {table} forward
-add rule {table} postrouting ip saddr {subnet} oifname != "{bridge}" masquerade
-add rule {table} forward iifname "{bridge}" accept
-add rule {table} forward oifname "{bridge}" ct state established,related accept
-add rule {table} forward oifname "{bridge}" drop
-"""
+    return "".join(_table(definition, family) for family in families(definition))
 
 
-def ensure(bridge: str, subnet: IPv4Network) -> None:
-    """Write the table.
+def _table(definition: Definition, family: str) -> str:
+    bridge = definition.bridge
+    table = f"{family} {bridge}"
+    subnet = definition.subnet if family == "ip" else definition.subnet6
+    gateway = definition.gateway if family == "ip" else definition.gateway6
+    head = [
+        f"add table {table}",
+        f"add chain {table} postrouting {{ type nat hook postrouting priority srcnat;"
+        " policy accept; }",
+        f"add chain {table} forward {{ type filter hook forward priority filter; policy accept; }}",
+        f"flush chain {table} postrouting",
+        f"flush chain {table} forward",
+    ]
+    if definition.internal:
+        # Frames of the bridge come by here where br_netfilter is loaded.
+        head.append(
+            f"add chain {table} input {{ type filter hook input priority filter; policy accept; }}"
+        )
+        head.append(f"flush chain {table} input")
+        rules = [
+            f'forward iifname "{bridge}" oifname "{bridge}" accept',
+            f'forward iifname "{bridge}" drop',
+            f'forward oifname "{bridge}" drop',
+            f'input iifname "{bridge}" {family} daddr != {gateway} '
+            f"{family} daddr != {MULTICAST[family]} drop",
+        ]
+    else:
+        rules = [
+            f'postrouting {family} saddr {subnet} oifname != "{bridge}" masquerade',
+            f'forward iifname "{bridge}" accept',
+            f'forward oifname "{bridge}" ct state established,related accept',
+            f'forward oifname "{bridge}" drop',
+        ]
+    return "".join(f"{line}\n" for line in [*head, *(f"add rule {table} {rule}" for rule in rules)])
 
-    Raises:
-        Unavailable: nft is missing, or refused the rules.
-    """
-    _nft("-f", "-", script=ruleset(bridge, subnet))
+
+MULTICAST = {"ip": "224.0.0.0/4", "ip6": "ff00::/8"}
+"""Neighbour discovery is sent to groups."""
 
 
-def present(bridge: str) -> bool:
-    """Return whether the table is there: reloading a firewall's own rules often flushes all.
-
-    Asked of the kernel directly, some 15 µs where starting nft takes 5 ms: part of every start.
-    """
-    request = _GETTABLE.pack(
-        _GETTABLE.size,
-        NFT_MSG_GETTABLE,
-        NLM_F_REQUEST,
-        0,
-        0,
-        socket.AF_INET,
-        0,
-        0,
-        4 + 16,
-        NFTA_TABLE_NAME,
-        bridge.encode("ascii"),
-    )
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
-            netlink.send(request)
-            kind: int = struct.unpack_from("=4xH", netlink.recv(4096))[0]
-    except OSError:
-        return False  # a kernel that has not loaded nftables yet: nft will, or say why not
-    return kind == NFT_MSG_NEWTABLE
-
-
-def remove(bridge: str) -> None:
-    """Remove the table, if it is there.
-
-    Raises:
-        Unavailable: nft is missing or failed.
-    """
+def removal(bridge: str, families: Collection[str]) -> str:
+    """Return the statements that remove the network's tables, there or not."""
     # `add` first: deleting a table that is not there would fail.
-    _nft("-f", "-", script=f"add table ip {bridge}\ndelete table ip {bridge}\n")
+    return "".join(
+        f"add table {family} {bridge}\ndelete table {family} {bridge}\n" for family in families
+    )
 
 
 def foreign_drops(bridge: str) -> list[str]:
     """Return the base chains of other tables that drop forwarded packets by policy.
 
     Each is named as nft lists it: family, table, chain.
+
+    Raises:
+        Unavailable: nft is missing or failed.
     """
-    listing = json.loads(_nft("--json", "list", "chains"))
-    chains = [entry["chain"] for entry in listing["nftables"] if "chain" in entry]
     return [
         f"{chain['family']} {chain['table']} {chain['name']}"
-        for chain in chains
+        for chain in nft.chains()
         if chain.get("hook") == "forward"
         and chain.get("policy") == "drop"
         and chain["family"] in {"ip", "inet"}
         and (chain["family"], chain["table"]) != ("ip", bridge)
     ]
-
-
-def _nft(*arguments: str, script: str | None = None) -> str:
-    """Run nft and return its output; one failing statement undoes the whole script."""
-    program = shutil.which("nft") or shutil.which("nft", path=SEARCH_PATH)
-    if program is None:
-        raise Unavailable(ERROR_MISSING_NFT)
-    finished = subprocess.run(
-        [program, *arguments],
-        input=script if script is not None else "",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if finished.returncode:
-        reason = next(iter(finished.stderr.splitlines()), f"exit code {finished.returncode}")
-        raise Unavailable(f"nft refused the rules of the bridge: {reason}")
-    return finished.stdout

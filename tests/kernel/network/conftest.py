@@ -15,7 +15,9 @@ import pytest
 
 from aruntime.container import wiring
 from aruntime.kernel import namespaces, netlink
+from aruntime.network import Network
 from aruntime.network.encode import encode_loopback
+from tests.networks import bridge_network
 
 if TYPE_CHECKING:
     import _socket
@@ -103,3 +105,12 @@ def host() -> Iterator[Host]:
     namespace = Host()
     yield namespace
     namespace.close()
+
+
+@pytest.fixture
+def network_of(tmp_path: Path) -> Iterator[Callable[[str, str], Network]]:
+    """Yield what makes a network from the bridge's name and a subnet; they are closed."""
+    with ExitStack() as opened:
+        yield lambda bridge, subnet: opened.enter_context(
+            closing(bridge_network(bridge, subnet, tmp_path))
+        )

@@ -16,14 +16,18 @@ from pyroute2 import IPRoute
 
 from aruntime.errors import AddressPoolExhausted, Conflict, Unavailable
 from aruntime.kernel import netlink
-from aruntime.network import attach, nat
+from aruntime.network import attach, nat, nft
 from aruntime.network import bridge as bridges
 from aruntime.network.attach import Network, without_network
+from aruntime.network.nfnetlink import NfTables, Table
+from tests.networks import asked, numbered
 
 if TYPE_CHECKING:
     import _socket
 
     from tests.kernel.network.conftest import Host, Netns
+
+NetworkOf = Callable[[str, str], Network]
 
 pytestmark = pytest.mark.kernel
 
@@ -74,15 +78,21 @@ def ruleset() -> str:
     return finished.stdout
 
 
+def is_table() -> bool:
+    """Return whether the table of the tests' network is in this namespace."""
+    with closing(NfTables()) as tables:
+        return tables.is_table(Table("ip", "artest0"))
+
+
 @pytest.fixture
-def network(host: Host, tmp_path: Path) -> Network:
+def network(network_of: NetworkOf) -> Network:
     """Return a network of the private host."""
-    return Network("artest0", SUBNET, tmp_path)
+    return network_of("artest0", SUBNET)
 
 
 def test_containers_reach_each_other_and_the_host(host: Host, network: Network) -> None:
     """Two containers and the gateway talk TCP in every direction with their own addresses."""
-    first, second = host.run(network.attach, "a" * 64), host.run(network.attach, "b" * 64)
+    first, second = host.run(network.attach, asked("a")), host.run(network.attach, asked("b"))
     one, two = host.container(first.netlink), host.container(second.netlink)
 
     assert (first.ip, second.ip, first.gateway) == ("10.77.0.2", "10.77.0.3", "10.77.0.1")
@@ -94,7 +104,7 @@ def test_containers_reach_each_other_and_the_host(host: Host, network: Network) 
 
 def test_attach_makes_the_links_it_announces(host: Host, network: Network) -> None:
     """The links carry the names, index, hardware address, MTU and master that attach told."""
-    attachment = host.run(network.attach, "a" * 64)
+    attachment = host.run(network.attach, asked("a"))
     container = host.container(attachment.netlink)
 
     outer = host.run(link, attachment.host_ifname)
@@ -111,7 +121,7 @@ def test_attach_makes_the_links_it_announces(host: Host, network: Network) -> No
 
 def test_an_idle_container_is_counted_nothing(host: Host, network: Network) -> None:
     """No IPv6 chatter: no end of the link, nor the bridge, has a link-local address or sends."""
-    attachment = host.run(network.attach, "a" * 64)
+    attachment = host.run(network.attach, asked("a"))
     container = host.container(attachment.netlink)
 
     assert container.run(addresses, "eth0", socket.AF_INET6) == []
@@ -122,7 +132,7 @@ def test_an_idle_container_is_counted_nothing(host: Host, network: Network) -> N
 
 def test_dropping_the_namespace_removes_the_link(host: Host, network: Network) -> None:
     """The host end goes with the container's network namespace; nobody deletes it."""
-    attachment = host.run(network.attach, "a" * 64)
+    attachment = host.run(network.attach, asked("a"))
     container = host.container(attachment.netlink)
     assert host.run(bridges.ports, "artest0") == [attachment.host_ifname]
 
@@ -152,7 +162,7 @@ def wait_for_deleted_link(monitor: _socket.socket, index: int) -> None:
 def test_masquerade_to_a_third_namespace(host: Host, network: Network) -> None:
     """A container reaches a machine beyond the host, which sees the host's address."""
     outside = beyond(host)
-    container = host.container(host.run(network.attach, "a" * 64).netlink)
+    container = host.container(host.run(network.attach, asked("a")).netlink)
 
     assert talk(outside, container, "192.0.2.2") == "192.0.2.1"
 
@@ -160,7 +170,7 @@ def test_masquerade_to_a_third_namespace(host: Host, network: Network) -> None:
 def test_nobody_beyond_the_host_opens_a_connection_inward(host: Host, network: Network) -> None:
     """A machine with a route to the subnet cannot reach a container."""
     outside = beyond(host)
-    attachment = host.run(network.attach, "a" * 64)
+    attachment = host.run(network.attach, asked("a"))
     container = host.container(attachment.netlink)
     outside.run(add_route, SUBNET, "192.0.2.1")
 
@@ -210,11 +220,12 @@ def test_ensure_reports_and_is_idempotent(host: Host, network: Network) -> None:
 
     assert changes == [
         "made bridge artest0",
-        "gave artest0 the address 10.77.0.1/24",
         "let artest0 ignore router advertisements",
+        "gave artest0 the address 10.77.0.1/24",
         "brought artest0 up",
         "set net.ipv4.ip_forward to 1",
         "wrote nftables table ip artest0",
+        "wrote nftables table bridge artest0",
     ]
     assert host.run(network.ensure) == []
     assert (host.run(ruleset), host.run(link, "artest0")["index"]) == before
@@ -225,7 +236,7 @@ def test_a_bridge_deleted_by_hand_is_repaired(host: Host, network: Network) -> N
     host.run(network.ensure)
     host.run(bridges.remove, "artest0")
 
-    attachment = host.run(network.attach, "a" * 64)
+    attachment = host.run(network.attach, asked("a"))
     container = host.container(attachment.netlink)
 
     assert talk(host, container, attachment.gateway) == attachment.ip
@@ -260,18 +271,18 @@ def mortal(lives: int) -> Callable[[], IPRoute]:
 
 @pytest.mark.parametrize("lives", range(5))
 def test_killed_between_any_two_steps(
-    host: Host, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: int
+    host: Host, network: Network, network_of: NetworkOf, monkeypatch: pytest.MonkeyPatch, lives: int
 ) -> None:
     """A daemon that dies inside ensure leaves what the next one completes, and can remove."""
     with monkeypatch.context() as dying:
         dying.setattr("pyroute2.IPRoute", mortal(lives))
-        dying.setattr(nat, "ensure", die)  # the step after the bridge
+        dying.setattr(nft, "run", die)  # the step after the bridge
         with pytest.raises(Killed):
             host.run(network.ensure)
     assert ("artest0" in host.run(link_names)) == (lives > 0)
 
-    successor = Network("artest0", SUBNET, tmp_path)
-    attachment = host.run(successor.attach, "a" * 64)
+    successor = network_of("artest0", SUBNET)
+    attachment = host.run(successor.attach, asked("a"))
     container = host.container(attachment.netlink)
     assert talk(host, container, attachment.gateway) == attachment.ip
     assert host.run(link, "artest0").get_attr("IFLA_IFALIAS") == bridges.ALIAS
@@ -288,17 +299,21 @@ def die(*_: object) -> None:
 
 def test_a_flushed_firewall_is_repaired(host: Host, network: Network) -> None:
     """After ``nft flush ruleset`` the next attach brings our table back, and says so once."""
-    network_repairs = host.run(network.attach, "a" * 64).repairs
+    network_repairs = host.run(network.attach, asked("a")).repairs
     good = host.run(ruleset)
     host.run(subprocess.run, ["/usr/sbin/nft", "flush", "ruleset"], check=True)
-    assert not host.run(nat.present, "artest0")
+    assert not host.run(is_table)
 
-    attachment = host.run(network.attach, "b" * 64)
+    attachment = host.run(network.attach, asked("b"))
 
     assert "made bridge artest0" in network_repairs
-    assert attachment.repairs == ("wrote nftables table ip artest0",)
+    assert attachment.repairs == (
+        "wrote nftables table ip artest0",
+        "wrote nftables table bridge artest0",
+    )
+    host.run(network.release, "b" * 64)
     assert host.run(ruleset) == good
-    assert host.run(network.attach, "c" * 64).repairs == ()
+    assert host.run(network.attach, asked("c")).repairs == ()
 
 
 @pytest.mark.parametrize("fault", ["down", "address", "mtu", "table"])
@@ -326,7 +341,7 @@ def damage(name: str, fault: str) -> None:
         elif fault == "mtu":
             ipr.link("set", index=index, mtu=1300)
         else:
-            nat.remove(name)
+            nft.run(nat.removal(name, ["ip", "bridge"]))
 
 
 def state_of(name: str) -> tuple[Any, ...]:
@@ -335,13 +350,15 @@ def state_of(name: str) -> tuple[Any, ...]:
     return found["state"], found.get_attr("IFLA_MTU"), addresses(name)
 
 
-def test_threads_attach_and_release_together(host: Host, tmp_path: Path) -> None:
+def test_threads_attach_and_release_together(
+    host: Host, tmp_path: Path, network_of: NetworkOf
+) -> None:
     """A hundred starts and stops from eight threads: no address twice, no lease left."""
-    network = Network("artest0", SUBNET, tmp_path)
+    network = network_of("artest0", SUBNET)
     held: set[str] = set()
 
     def start_and_stop(number: int) -> None:
-        attachment = network.attach(f"{number:064x}")
+        attachment = network.attach(numbered(number))
         assert attachment.ip not in held
         held.add(attachment.ip)
         held.remove(attachment.ip)
@@ -354,18 +371,18 @@ def test_threads_attach_and_release_together(host: Host, tmp_path: Path) -> None
 
     host.run(everything)
 
-    assert network.reconcile(()) == []
+    assert network.holders() == []
     assert list((tmp_path / "networks/artest0/leases").iterdir()) == []
 
 
-def test_two_bridges_side_by_side(host: Host, tmp_path: Path) -> None:
+def test_two_bridges_side_by_side(host: Host, network_of: NetworkOf) -> None:
     """Removing one daemon's network leaves the other's bridge, table and traffic alone."""
-    one = Network("artest1", "10.81.0.0/24", tmp_path)
-    two = Network("artest2", "10.82.0.0/24", tmp_path)
-    attachment = host.run(one.attach, "a" * 64)
+    one = network_of("artest1", "10.81.0.0/24")
+    two = network_of("artest2", "10.82.0.0/24")
+    attachment = host.run(one.attach, asked("a"))
     container = host.container(attachment.netlink)
     alone = host.run(ruleset)
-    host.run(two.attach, "b" * 64)
+    host.run(two.attach, asked("b"))
     assert host.run(ruleset) != alone
 
     host.run(two.remove)
@@ -402,10 +419,10 @@ def test_a_foreign_drop_policy_is_reported(host: Host, network: Network) -> None
     assert "policy drop" in host.run(ruleset)
 
 
-def test_a_taken_subnet_is_refused(host: Host, tmp_path: Path) -> None:
+def test_a_taken_subnet_is_refused(host: Host, network_of: NetworkOf) -> None:
     """A subnet that another link lives in is an error that names the link, and makes nothing."""
-    host.run(Network("artest1", "10.81.0.0/24", tmp_path).ensure)
-    other = Network("artest2", "10.81.0.0/16", tmp_path)
+    host.run(network_of("artest1", "10.81.0.0/24").ensure)
+    other = network_of("artest2", "10.81.0.0/16")
 
     with pytest.raises(Conflict, match=r"artest1 has 10\.81\.0\.1/24"):
         host.run(other.ensure)
@@ -413,16 +430,16 @@ def test_a_taken_subnet_is_refused(host: Host, tmp_path: Path) -> None:
         host.run(socket.if_nametoindex, "artest2")
 
 
-def test_a_link_that_is_no_bridge_is_refused(host: Host, tmp_path: Path) -> None:
+def test_a_link_that_is_no_bridge_is_refused(host: Host, network_of: NetworkOf) -> None:
     """A link of the bridge's name but of another kind is left alone."""
     with pytest.raises(Conflict, match="lo exists and is no bridge"):
-        host.run(Network("lo", SUBNET, tmp_path).ensure)
+        host.run(network_of("lo", SUBNET).ensure)
 
 
-def test_a_bridge_of_someone_else_is_used_and_kept(host: Host, tmp_path: Path) -> None:
+def test_a_bridge_of_someone_else_is_used_and_kept(host: Host, network_of: NetworkOf) -> None:
     """A bridge not made here keeps its addresses and outlives remove."""
     host.run(make_plain_bridge, "br-lan")
-    network = Network("br-lan", SUBNET, tmp_path)
+    network = network_of("br-lan", SUBNET)
 
     host.run(network.ensure)
     assert sorted(host.run(addresses, "br-lan")) == ["10.77.0.1/24", "10.90.0.1/24"]
@@ -440,19 +457,19 @@ def make_plain_bridge(name: str) -> None:
 
 def test_orphans_are_links_without_a_lease(host: Host, network: Network) -> None:
     """A link whose container holds no lease any more is listed while its namespace lives."""
-    kept, gone = host.run(network.attach, "a" * 64), host.run(network.attach, "b" * 64)
+    kept, gone = host.run(network.attach, asked("a")), host.run(network.attach, asked("b"))
     for attachment in (kept, gone):
         host.container(attachment.netlink)
 
-    assert network.reconcile({"a" * 64}) == ["b" * 64]
+    host.run(network.release, "b" * 64)
     assert host.run(network.orphans) == [gone.host_ifname]
 
 
 def test_a_restarted_container_gets_a_link_of_its_own(host: Host, network: Network) -> None:
     """A second start while the first namespace still lives does not clash with its link."""
-    first = host.run(network.attach, "a" * 64)
+    first = host.run(network.attach, asked("a"))
     host.container(first.netlink)
-    second = host.run(network.attach, "a" * 64)
+    second = host.run(network.attach, asked("a"))
 
     host.container(second.netlink)
 
@@ -462,27 +479,27 @@ def test_a_restarted_container_gets_a_link_of_its_own(host: Host, network: Netwo
     )
 
 
-def test_an_exhausted_pool_is_an_error(host: Host, tmp_path: Path) -> None:
+def test_an_exhausted_pool_is_an_error(host: Host, network_of: NetworkOf) -> None:
     """A /30 holds one container; the second is told what to do, a release makes room."""
-    network = Network("artest0", "10.77.0.0/30", tmp_path)
-    host.run(network.attach, "a" * 64)
+    network = network_of("artest0", "10.77.0.0/30")
+    host.run(network.attach, asked("a"))
 
     with pytest.raises(AddressPoolExhausted, match=r"10\.77\.0\.0/30"):
-        host.run(network.attach, "b" * 64)
+        host.run(network.attach, asked("b"))
     network.release("a" * 64)
 
-    assert host.run(network.attach, "b" * 64).ip == "10.77.0.2"
+    assert host.run(network.attach, asked("b")).ip == "10.77.0.2"
 
 
-def test_a_full_bridge_is_an_error(host: Host, tmp_path: Path) -> None:
+def test_a_full_bridge_is_an_error(host: Host, network_of: NetworkOf) -> None:
     """One more container than the kernel lets a bridge carry is refused before it is started."""
-    network = Network("artest0", "10.77.0.0/16", tmp_path)
+    network = network_of("artest0", "10.77.0.0/16")
     for number in range(attach.MAX_PORTS):
-        host.run(network.attach, f"{number:064x}")
+        host.run(network.attach, numbered(number))
 
     with pytest.raises(Unavailable, match="bridge artest0 is full"):
-        host.run(network.attach, "f" * 64)
-    assert host.run(network.attach, f"{0:064x}").ip == "10.77.0.2"  # a restart is none more
+        host.run(network.attach, asked("f"))
+    assert host.run(network.attach, numbered(0)).ip == "10.77.0.2"  # a restart is none more
 
 
 def test_no_network_has_loopback_only(host: Host) -> None:

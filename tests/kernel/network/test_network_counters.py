@@ -13,6 +13,7 @@ from pyroute2 import IPRoute
 
 from aruntime.network.attach import Network
 from aruntime.network.counters import LinkCounters, LinkStats
+from tests.networks import asked, bridge_network, numbered
 
 if TYPE_CHECKING:
     from tests.kernel.network.conftest import Host
@@ -26,7 +27,7 @@ TIMEOUT = 5.0
 @pytest.fixture
 def network(host: Host, tmp_path: Path) -> Iterator[Network]:
     """Yield a network of the private host; its socket is closed."""
-    with closing(Network("artest0", "10.77.0.0/24", tmp_path)) as network:
+    with closing(bridge_network("artest0", "10.77.0.0/24", tmp_path)) as network:
         yield network
 
 
@@ -50,7 +51,7 @@ def by_getlink() -> dict[int, tuple[int, ...]]:
 
 def test_counts_exactly_what_passed(host: Host, network: Network) -> None:
     """Datagrams of known size, one way: the sender transmitted them, the receiver received them."""
-    sender, receiver = (host.run(network.attach, name * 64) for name in "ab")
+    sender, receiver = (host.run(network.attach, asked(name)) for name in "ab")
     inside, target = host.container(sender.netlink), host.container(receiver.netlink)
     with inside.run(udp, sender.ip) as source, target.run(udp, receiver.ip) as sink:
         source.sendto(b"first", sink.getsockname())  # settles ARP, both ways
@@ -81,7 +82,7 @@ def growth(before: LinkStats, after: LinkStats) -> LinkStats:
 
 def test_dump_agrees_with_getlink(host: Host, network: Network) -> None:
     """The dump of all links equals RTM_GETLINK's figures, swapped, for many links."""
-    attachments = [host.run(network.attach, f"{n:064x}") for n in range(20)]
+    attachments = [host.run(network.attach, numbered(n)) for n in range(20)]
     for attachment in attachments:
         host.container(attachment.netlink)
     with closing(host.run(LinkCounters)) as counters:
@@ -96,13 +97,13 @@ def test_dump_agrees_with_getlink(host: Host, network: Network) -> None:
 
 def test_counters_survive_the_daemon(host: Host, network: Network, tmp_path: Path) -> None:
     """The next daemon finds the link by the name in the lease."""
-    attachment = host.run(network.attach, "a" * 64)
+    attachment = host.run(network.attach, asked("a"))
     container = host.container(attachment.netlink)
     with container.run(udp, attachment.ip) as source, host.run(udp, attachment.gateway) as sink:
         source.sendto(bytes(100), sink.getsockname())
         sink.recv(200)
 
-    with closing(Network("artest0", "10.77.0.0/24", tmp_path)) as successor:
+    with closing(bridge_network("artest0", "10.77.0.0/24", tmp_path)) as successor:
         found = host.run(successor.counters, "a" * 64)
 
     assert found is not None
@@ -111,7 +112,7 @@ def test_counters_survive_the_daemon(host: Host, network: Network, tmp_path: Pat
 
 def test_no_link_no_counters(host: Host, network: Network) -> None:
     """An unknown container, one not started yet and one whose namespace is gone have none."""
-    attachment = host.run(network.attach, "a" * 64)
+    attachment = host.run(network.attach, asked("a"))
 
     assert host.run(network.counters, "b" * 64) is None
     assert host.run(network.counters, "a" * 64) is None

@@ -241,6 +241,7 @@ def wired(bridge: tuple[str, int], *, host_index: int = 77001) -> dict[str, Any]
         bridge_ifindex=bridge[1],
         mac=b"\x02\x42\x0a\xd5\x07\x02",
         mtu=1500,
+        group=1,
     )
     inside = encode.encode_inside(ipaddress.IPv4Interface("10.213.7.2/24"), 0x0AD50701)
     entry = {

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
 from aruntime.errors import InvalidParameter, Unavailable
-from aruntime.network import bridge, nat
-from aruntime.network.attach import Network
+from aruntime.network import bridge, nft
+from tests.networks import bridge_network
 
 
 @pytest.mark.parametrize("name", ["", "0br", "br0;flush", "sixteen-letters0", "br 0", "brü"])
 def test_unusable_bridge_names(tmp_path: Path, name: str) -> None:
     """A name that nft or the kernel would misread is refused, and no directory is made for it."""
     with pytest.raises(InvalidParameter, match="bridge name"):
-        Network(name, "10.0.0.0/24", tmp_path)
+        bridge_network(name, "10.0.0.0/24", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -32,12 +31,12 @@ def test_unusable_bridge_names(tmp_path: Path, name: str) -> None:
 def test_unusable_subnets(tmp_path: Path, subnet: str, reason: str) -> None:
     """The error says what is wrong with the subnet."""
     with pytest.raises(InvalidParameter, match=reason):
-        Network("br0", subnet, tmp_path)
+        bridge_network("br0", subnet, tmp_path)
 
 
 def test_gateway_is_the_first_address(tmp_path: Path) -> None:
     """The bridge's own address, with the prefix of the subnet."""
-    assert str(Network("br0", "172.29.0.0/16", tmp_path).gateway) == "172.29.0.1/16"
+    assert str(bridge_network("br0", "172.29.0.0/16", tmp_path).gateway) == "172.29.0.1/16"
 
 
 def test_lookup_after_a_restart(tmp_path: Path) -> None:
@@ -46,7 +45,7 @@ def test_lookup_after_a_restart(tmp_path: Path) -> None:
     directory.mkdir(parents=True)
     (directory / "10.0.0.7").symlink_to("abc ar1234567")
 
-    endpoint = Network("br0", "10.0.0.0/24", tmp_path).lookup("abc")
+    endpoint = bridge_network("br0", "10.0.0.0/24", tmp_path).lookup("abc")
 
     assert endpoint is not None
     assert (endpoint.ip, endpoint.prefix, endpoint.gateway) == ("10.0.0.7", 24, "10.0.0.1")
@@ -56,10 +55,10 @@ def test_lookup_after_a_restart(tmp_path: Path) -> None:
 def test_missing_nft_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the program the error says what to install."""
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(nat, "SEARCH_PATH", "")
+    monkeypatch.setattr(nft, "SEARCH_PATH", "")
 
     with pytest.raises(Unavailable, match="apt-get install nftables"):
-        nat.ensure("br0", IPv4Network("10.0.0.0/24"))
+        nft.run("")
 
 
 def test_forwarding_is_set_once(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def test_host_batch_is_pyroute2s(
         {"index": index, "flags": 1, "change": 1},
         ("IFLA_IFNAME", name),
         ("IFLA_MTU", mtu),
+        ("IFLA_GROUP", 1 << 31 | bridge),
         ("IFLA_MASTER", bridge),
         (
             "IFLA_LINKINFO",
@@ -96,12 +97,13 @@ def test_host_batch_is_pyroute2s(
         bridge_ifindex=bridge,
         mac=mac,
         mtu=mtu,
+        group=1 << 31 | bridge,
         netns_fd=netns_fd,
     )
 
 
 @given(
-    address=st.integers(1, 2**32 - 2), prefix=st.integers(1, 30), gateway=st.integers(0, 2**32 - 1)
+    address=st.integers(1, 2**32 - 2), prefix=st.integers(1, 30), gateway=st.integers(1, 2**32 - 1)
 )
 def test_inside_batch_is_pyroute2s(address: int, prefix: int, gateway: int) -> None:
     """Loopback, no IPv6 address generation, eth0, address and default route, in this order."""
@@ -159,6 +161,7 @@ def test_encoding_is_cheap() -> None:
                 bridge_ifindex=7,
                 mac=b"\x02\x42\x0a\x00\x00\x02",
                 mtu=1500,
+                group=1 << 31,
             )
             encode.encode_inside(interface, 1)
         rounds.append(time.thread_time_ns() - before)

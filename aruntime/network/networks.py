@@ -1,0 +1,400 @@
+"""All networks of a daemon: the default one and those that users made.
+
+    ROOT/networks/<bridge>/leases/            the default network, made from the daemon's settings
+    ROOT/networks/<name>/{config.json,leases/}
+
+A network is made in the order record (marked unfinished), links and tables, record; removed in the
+order record (marked unfinished), tables and links, directory. So whatever a daemon that dies in
+between leaves on the host is named by a record, and the next daemon removes it.
+
+Out of scope: how one network works (attach), links of running containers (live).
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+import msgspec
+
+from aruntime.errors import AruntimeError, Conflict, NetworkNotFound
+from aruntime.network import bridge as bridges
+from aruntime.network import definition as checks
+from aruntime.network import store, subnets
+from aruntime.network.attach import Network
+from aruntime.network.counters import LinkStats
+from aruntime.network.definition import Definition
+from aruntime.network.endpoints import DEFAULT, Attachment, Endpoint, Endpoints, Request
+from aruntime.network.nfnetlink import NfTables
+
+CHOICES = 8
+"""How many subnets are tried when others take them while we choose."""
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user asks of a new network; empty texts leave the choice to us."""
+
+    name: str
+    subnet: str = ""
+    gateway: str = ""
+    ip_range: str = ""
+    ipv6: bool = False
+    subnet6: str = ""
+    gateway6: str = ""
+    internal: bool = False
+    mtu: int = 0
+    bridge: str = ""
+    labels: dict[str, str] = {}
+    options: dict[str, str] = {}
+
+
+class Networks:
+    """The networks by name, and who stands in them.
+
+    Owns every :class:`Network` (``close``). Every method blocks; any thread may call any method.
+
+    Attributes:
+        default: the network that every daemon has; its name is ``bridge``.
+        endpoints: where the running containers stand.
+        tables: the connection to nftables that all of them share.
+
+    Args:
+        default: the definition of the default network.
+        root: the daemon's directory.
+
+    Raises:
+        InvalidParameter: the default network cannot be used.
+        OSError: the directories cannot be made or read.
+    """
+
+    def __init__(self, default: Definition, root: str | Path) -> None:
+        self._root = Path(root) / "networks"
+        directory = self._root / default.bridge / store.LEASES_NAME
+        self._directory = directory
+        self.endpoints = Endpoints()
+        self._lock = threading.RLock()
+        """Orders creating and removing; look-ups go without."""
+        self.tables = NfTables()
+        self.default = Network(default, directory, self.tables)
+        self._by_name: dict[str, Network] = {DEFAULT: self.default}
+
+    def open(self) -> list[str]:
+        """Take over the networks on disk: make or repair each, remove what is unfinished.
+
+        Returns:
+            What was changed and what stands in the way, in words, for the log; a network that
+            cannot be made now stays known, and is tried again when a container needs it.
+        """
+        with self._lock:
+            store.remove_leftovers(self._root)
+            found, broken = store.load_all(self._root)
+            said = [str(error) for error in broken]
+            for definition in found:
+                try:
+                    said += self._take_over(definition)
+                except (AruntimeError, OSError) as error:
+                    said.append(f"network {definition.name} is not ready: {error}")
+            return said
+
+    def _take_over(self, definition: Definition) -> list[str]:
+        network = self._open(definition)
+        if definition.unfinished:
+            self._erase(network)
+            return [f"removed network {definition.name}: its creation or removal was cut off"]
+        self._by_name[definition.name] = network
+        return [f"network {definition.name}: {change}" for change in network.ensure()]
+
+    def __iter__(self) -> Iterator[Network]:
+        """Iterate over the networks, the default one first, then by age."""
+        return iter(list(self._by_name.values()))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    def get(self, name: str) -> Network:
+        """Return the network of this name.
+
+        Raises:
+            NetworkNotFound: there is none.
+        """
+        network = self._by_name.get(name)
+        if network is None:
+            raise NetworkNotFound(f"network {name} not found; see 'aruntime network ls'")
+        return network
+
+    def find(self, reference: str) -> Network:
+        """Return the network of this name, id or unambiguous prefix of an id.
+
+        Raises:
+            NetworkNotFound: there is none, or there are several.
+        """
+        network = self._by_name.get(reference)
+        if network is not None:
+            return network
+        found = [one for one in self if reference and one.definition.id.startswith(reference)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise NetworkNotFound(
+                f"network id prefix {reference} is ambiguous: give more digits of the id"
+            )
+        raise NetworkNotFound(f"network {reference} not found; see 'aruntime network ls'")
+
+    def create(self, wanted: Wanted) -> tuple[Network, list[str]]:
+        """Make a network; returns it and what was changed on the host, in words.
+
+        Raises:
+            Conflict: name, bridge or subnet are taken; says by what.
+            InvalidParameter: a value cannot be used.
+            AddressPoolExhausted: no subnet is free.
+            Unavailable, OSError: the host refused; nothing is left then.
+        """
+        checks.check_name(wanted.name)
+        with self._lock:
+            if wanted.name in self._by_name or wanted.name in checks.RESERVED_NAMES:
+                raise Conflict(f"network with name {wanted.name} already exists")
+            if wanted.name == self.default.bridge:
+                raise Conflict(f"network name {wanted.name} is the default bridge's own")
+            for attempt in range(1, CHOICES + 1):
+                definition = self._define(wanted)
+                try:
+                    return self._make(definition)
+                except Conflict:
+                    # Another daemon may have taken the subnet that we chose.
+                    if wanted.subnet or attempt == CHOICES:
+                        raise
+            raise AssertionError("unreachable")
+
+    def remove(self, network: Network) -> None:
+        """Remove a network that no container stands in.
+
+        Raises:
+            Conflict: it is in use, or is the default network.
+            Unavailable, OSError: the host refused; the next daemon ends what was begun.
+        """
+        with self._lock:
+            if network is self.default:
+                raise Conflict(f"{DEFAULT} is a pre-defined network and cannot be removed")
+            if holders := network.holders():
+                names = sorted(self._name_of(network, holder) for holder in holders)
+                raise Conflict(
+                    f"network {network.name} has active endpoints: {', '.join(names)}; "
+                    "stop or disconnect them first"
+                )
+            del self._by_name[network.name]
+            unfinished = msgspec.structs.replace(network.definition, unfinished=True)
+            store.save(self._directory_of(network.name), unfinished)
+            self._erase(network)
+
+    def attach(self, requests: Mapping[str, Request]) -> list[Attachment]:
+        """Lease addresses in several networks for one start of a container.
+
+        Args:
+            requests: what is asked of each network, by name.
+
+        Raises:
+            NetworkNotFound: a network is gone.
+            AruntimeError, OSError: as ``Network.attach``; no address is held then that was not
+                before.
+        """
+        made: list[Attachment] = []
+        try:
+            for name, request in requests.items():
+                made.append(self._attach(name, request))
+        except BaseException:
+            for attachment in made:
+                self.detach(attachment.container_id, attachment.network)
+            raise
+        return made
+
+    def _attach(self, name: str, request: Request) -> Attachment:
+        network = self.get(name)
+        attachment = network.attach(request)
+        if self._by_name.get(name) is not network:  # removed meanwhile: it saw no lease of ours
+            network.release(request.container_id)
+            raise NetworkNotFound(f"network {name} not found: it was removed just now")
+        self.endpoints.add(_endpoint(attachment))
+        return attachment
+
+    def detach(self, container_id: str, name: str) -> None:
+        """Release a container's address in one network; nothing happens when it holds none."""
+        self.endpoints.remove(container_id, name)
+        network = self._by_name.get(name)
+        if network is not None:
+            network.release(container_id)
+
+    def release(self, container_id: str) -> None:
+        """Release all addresses of a container; nothing happens when it holds none."""
+        for endpoint in self.endpoints.of(container_id):
+            self.endpoints.remove(container_id, endpoint.network)
+        for network in self:
+            network.release(container_id)
+
+    def resume(self, requests: Mapping[str, Request]) -> list[Endpoint]:
+        """Know a running container's endpoints again after a daemon's restart, by its leases.
+
+        Args:
+            requests: what it asked of each network, by name.
+        """
+        found = []
+        for name, request in requests.items():
+            network = self._by_name.get(name)
+            endpoint = network.lookup(request.container_id) if network is not None else None
+            if endpoint is not None:
+                known = replace(endpoint, name=request.name, aliases=request.aliases)
+                self.endpoints.add(known)
+                found.append(known)
+        return found
+
+    def reconcile(self, live: Mapping[str, Collection[str]]) -> list[str]:
+        """Free what containers hold that do not run, or not in that network (any more).
+
+        The link of a running container in a network it was taken out of, or not yet put into, when
+        a daemon died, is removed.
+
+        Args:
+            live: the networks of each running container, by its id.
+
+        Returns:
+            The containers that held something, by id.
+        """
+        freed = []
+        for network in self:
+            for container_id in network.holders():
+                if network.name not in live.get(container_id, ()):
+                    if container_id in live:
+                        network.unlink(container_id)
+                    network.release(container_id)
+                    freed.append(container_id)
+        return freed
+
+    def counters(self, container_id: str) -> dict[str, LinkStats] | None:
+        """Return what a container received and sent by interface inside (``Network.counters``).
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        found: dict[str, LinkStats] = {}
+        for endpoint in self.endpoints.of(container_id):
+            network = self._by_name.get(endpoint.network)
+            found |= (network.counters(container_id) if network is not None else None) or {}
+        return found or None
+
+    def close(self) -> None:
+        """Close what the networks hold open; links, tables and leases stay."""
+        for network in self:
+            network.close()
+        self.tables.close()
+
+    def _open(self, definition: Definition) -> Network:
+        directory = self._directory_of(definition.name) / store.LEASES_NAME
+        return Network(definition, directory, self.tables)
+
+    def _define(self, wanted: Wanted) -> Definition:
+        """Check what was asked for and choose the rest.
+
+        Raises:
+            InvalidParameter, Conflict, AddressPoolExhausted: as ``create``.
+        """
+        network_id = secrets.token_hex(32)
+        uses = self._uses()
+        subnet = checks.check_subnet(wanted.subnet) if wanted.subnet else subnets.first_free(uses)
+        ours = {one.name: one for one in self}
+        _check_overlap(subnet, {name: one.subnet for name, one in ours.items()})
+        gateway = checks.check_gateway(wanted.gateway, subnet)
+        checks.check_range(wanted.ip_range, subnet)
+        subnet6, gateway6 = "", ""
+        if wanted.ipv6 or wanted.subnet6:
+            network6 = (
+                checks.check_subnet6(wanted.subnet6, subnet)
+                if wanted.subnet6
+                else subnets.unique_local()
+            )
+            taken6 = {name: one.gateway6.network for name, one in ours.items() if one.gateway6}
+            _check_overlap(network6, taken6)
+            subnet6, gateway6 = str(network6), str(checks.check_gateway6(wanted.gateway6, network6))
+        bridge = wanted.bridge or f"{checks.BRIDGE_PREFIX}{network_id[:11]}"
+        holder = next((one for one in self if one.bridge == checks.check_bridge(bridge)), None)
+        if holder is not None:
+            raise Conflict(f"bridge {bridge} is that of network {holder.name}")
+        return Definition(
+            id=network_id,
+            name=wanted.name,
+            created_ns=time.time_ns(),
+            bridge=bridge,
+            subnet=str(subnet),
+            gateway=str(gateway),
+            ip_range=wanted.ip_range,
+            subnet6=subnet6,
+            gateway6=gateway6,
+            internal=wanted.internal,
+            mtu=wanted.mtu or checks.DEFAULT_MTU,
+            labels=wanted.labels,
+            options=wanted.options,
+            unfinished=True,
+        )
+
+    def _make(self, definition: Definition) -> tuple[Network, list[str]]:
+        directory = self._directory_of(definition.name)
+        store.save(directory, definition)
+        network = self._open(msgspec.structs.replace(definition, unfinished=False))
+        try:
+            changes = network.ensure()
+            store.save(directory, network.definition)
+        except BaseException:
+            self._erase(network)
+            raise
+        self._by_name[definition.name] = network
+        return network, changes
+
+    def _erase(self, network: Network) -> None:
+        """Remove all of a network: tables, bridge, directory.
+
+        Raises:
+            Unavailable, OSError: the host refused.
+        """
+        network.remove()
+        network.close()
+        store.remove(self._directory_of(network.name))
+
+    def _uses(self) -> list[subnets.Use]:
+        """Return which part of the IPv4 address space the host and our networks take up."""
+        ours = [
+            subnets.Use(one.subnet, f"network {one.name} has it", is_route=False) for one in self
+        ]
+        return ours + bridges.in_use(4)
+
+    def _directory_of(self, name: str) -> Path:
+        return self._root / name
+
+    def _name_of(self, network: Network, container_id: str) -> str:
+        for endpoint in self.endpoints.of(container_id):
+            if endpoint.network == network.name and endpoint.name:
+                return endpoint.name
+        return container_id[:12]
+
+
+def _endpoint(attachment: Attachment) -> Endpoint:
+    """Return what stays of an attachment once it is made."""
+    fields = {name: getattr(attachment, name) for name in Endpoint.__slots__}
+    return Endpoint(**fields)
+
+
+def _check_overlap(
+    subnet: IPv4Network | IPv6Network, ours: Mapping[str, IPv4Network | IPv6Network]
+) -> None:
+    """Refuse a subnet that shares addresses with one of our networks.
+
+    Raises:
+        Conflict: it does; says with which.
+    """
+    for name, other in ours.items():
+        if subnet.version == other.version and subnet.overlaps(other):
+            raise Conflict(
+                f"subnet {subnet} overlaps with {other} of network {name}; choose another --subnet"
+            )
