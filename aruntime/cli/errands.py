@@ -1,8 +1,8 @@
 """What the client does for the daemon at its own rights, besides opening files.
 
 A file of its own (docker's config.json) is replaced, and docker's credential helpers run, as the
-user who called: the daemon must not do either. Only programs of that kind are run, whatever the daemon says. Imported when it
-is asked for.
+user who called: the daemon must not do either. Only programs of that kind are run, whatever the
+daemon says. Imported when it is asked for.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -21,13 +21,19 @@ import trio
 from aruntime.daemon import unpacking
 from aruntime.daemon.commands.flags import PROGRAM
 from aruntime.daemon.registry import client
-from aruntime.daemon.registry.authority import FindLogin
+from aruntime.daemon.registry.authority import FindLogin, Login
 from aruntime.daemon.registry.blobs import Downloads, download
 from aruntime.daemon.registry.client import MissingThere
 from aruntime.daemon.registry.policy import Policy
 from aruntime.daemon.registry.repository import Document, Repository
-from aruntime.errors import AccessDenied, AruntimeError, ImageNotFound, InvalidArchive
-from aruntime.images import layout, manifests, reference
+from aruntime.errors import (
+    AccessDenied,
+    AruntimeError,
+    ImageNotFound,
+    InvalidArchive,
+    RegistryFailed,
+)
+from aruntime.images import layout, manifests
 from aruntime.images.catalogue import read_blob
 from aruntime.images.compression import Limits
 from aruntime.images.image import Image
@@ -98,7 +104,10 @@ class Puller:
             InvalidArchive: what it has is broken or hostile.
             Unavailable: the disk is full.
         """
-        async with client.contact(name.domain, self.policy, find_login) as registry:
+        async with (
+            _saying(f"cannot pull {name.familiar}"),
+            client.contact(name.domain, self.policy, find_login) as registry,
+        ):
             repository = Repository(registry, name.path)
             with naming(name):
                 top = await repository.manifest(name.digest or name.tag)
@@ -106,6 +115,20 @@ class Puller:
             async with self.downloads.turn(chosen.digest):
                 one = _Pull(self, repository, chosen, progress, limits)
                 return await one.run(names_of(name, top.digest), top.digest)
+
+    async def check_login(self, domain: str, login: Login) -> None:
+        """Try a login with a registry.
+
+        Raises:
+            AccessDenied: it is wrong.
+            RegistryFailed: the registry cannot be reached.
+        """
+
+        async def find() -> Login:
+            return login
+
+        async with client.contact(domain, self.policy, find) as registry:
+            await registry.ask("GET", "/v2/")
 
     async def tags(self, name: Reference, find_login: FindLogin) -> list[str]:
         """Return the tags of a repository.
@@ -116,6 +139,15 @@ class Puller:
         async with client.contact(name.domain, self.policy, find_login) as registry:
             with naming(name._replace(tag="", digest="")):
                 return await Repository(registry, name.path).tags()
+
+
+@contextlib.asynccontextmanager
+async def _saying(what: str) -> AsyncIterator[None]:
+    """Say in the error of a registry that fails what it was asked for."""
+    try:
+        yield
+    except RegistryFailed as error:
+        raise RegistryFailed(f"{what}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -9,11 +9,10 @@ ports and names.
 
 from __future__ import annotations
 
-import base64
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ that makes or repairs them; they must be free of effect when executed again."""
 
 def without_network() -> dict[str, Any]:
     """Return the launch payload's entry for ``--network none``: loopback up, an empty host part."""
-    return _payload(b"", encode.encode_loopback(), {})
+    return encode.payload(b"", encode.encode_loopback(), {})
 
 
 def default_definition(bridge: str, subnet: str, mtu: int = DEFAULT_MTU) -> Definition:
@@ -364,7 +363,7 @@ class Network:
             gateway6=int(gateway6.ip) if gateway6 is not None and leads_out else 0,
         )
         settings = encode.sysctls(number, ipv6=address6 is not None)
-        return {**_payload(host, inside, settings), "netns_fd": netns_fd}
+        return encode.payload(host, inside, settings, netns_fd)
 
     def _place(self, lease: Lease) -> dict[str, Any]:
         gateway6 = self.gateway6
@@ -396,12 +395,3 @@ class Network:
 def _port(lease: Lease) -> guard.Port:
     mac = lease.mac or encode.mac_of(lease.address)
     return guard.Port(lease.host_ifname, mac, IPv4Address(lease.address), lease.ip6)
-
-
-def _payload(host: bytes, inside: bytes, sysctls: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "host": base64.b64encode(host).decode("ascii"),
-        "inside": base64.b64encode(inside).decode("ascii"),
-        "netns_fd": encode.NETNS_FD,
-        "sysctls": dict(sysctls),
-    }

@@ -31,8 +31,11 @@ deletion costs 14-36 ms under the rtnl lock.
 
 from __future__ import annotations
 
+import base64
 import struct
+from collections.abc import Mapping
 from ipaddress import IPv4Interface, IPv6Interface
+from typing import Any
 
 NETNS_FD = 250
 """Descriptor number at which the sender of a host batch holds the new network namespace."""
@@ -260,3 +263,15 @@ def _batch(*messages: tuple[int, int, bytes]) -> bytes:
         + body
         for sequence, (kind, flags, body) in enumerate(messages, start=1)
     )
+
+
+def payload(
+    host: bytes, inside: bytes, sysctls: Mapping[str, str], netns_fd: int = NETNS_FD
+) -> dict[str, Any]:
+    """Return the launch payload's entry for two batches and the settings written beside them."""
+    return {
+        "host": base64.b64encode(host).decode("ascii"),
+        "inside": base64.b64encode(inside).decode("ascii"),
+        "netns_fd": netns_fd,
+        "sysctls": dict(sysctls),
+    }

@@ -192,8 +192,15 @@ def test_unknown_names(served: RunningDaemon) -> None:
     assert_one_line(served.run("rename", "missing", "x", code=None), (1, 125), "missing")
     assert_one_line(served.run("stats", "--no-stream", "missing", code=None), (1, 125), "missing")
     for image in ("missing", "missing:tag", "registry.example/missing@sha256:" + "0" * 64):
-        assert_one_line(served.run("run", image, "true", code=None), 125, "missing")
+        never = served.run("run", "--pull", "never", image, "true", code=None)
+        assert_one_line(never, 125, "missing")
         assert_one_line(served.run("rmi", image, code=None), (1, 125), "missing")
+    done = served.run("run", "127.0.0.1:1/missing", "true", code=None)
+    tried, _, error = done.stderr.partition("aruntime: ")
+    assert tried.startswith("Unable to find image '127.0.0.1:1/missing:latest' locally\n")
+    assert done.returncode == 125
+    assert "127.0.0.1:1/missing" in error
+    assert error.count("\n") == 1
     assert_one_line(served.run("run", "UPPER/case", "true", code=None), 125, "UPPER/case")
     assert_one_line(served.run("nonsense", code=None), 1, "nonsense")
 

@@ -103,7 +103,7 @@ class Authority:
         if self._url.startswith("https:") and not realm.startswith("https:"):
             raise RegistryFailed(f"the registry sends its clients' passwords to {realm} in clear")
         login = await self._known_login()
-        scopes = dict.fromkeys([scope, asked.parameters.get("scope", "")])
+        scopes = dict.fromkeys([*scope.split(" "), asked.parameters.get("scope", "")])
         fields: dict[str, Any] = {
             "service": asked.parameters.get("service", ""),
             "scope": [one for one in scopes if one],
