@@ -201,7 +201,7 @@ def test_unknown_names(served: RunningDaemon) -> None:
     assert done.returncode == 125
     assert "127.0.0.1:1/missing" in error
     assert error.count("\n") == 1
-    assert_one_line(served.run("run", "UPPER/case", "true", code=None), 125, "UPPER/case")
+    assert_one_line(served.run("run", "case/UPPER", "true", code=None), 125, "case/UPPER")
     assert_one_line(served.run("nonsense", code=None), 1, "nonsense")
 
 
