@@ -99,15 +99,17 @@ def nft_tables() -> str:
     return subprocess.run([nft, "list", "tables"], capture_output=True, text=True).stdout
 
 
-OWN_NAMES = (f"art{os.getpid() % 100000}x", f"aruntime-test-{os.getpid()}", "pytest-of-")
+OWN_NAMES = (f"art{os.getpid() % 100000}x", f"aruntime-test-{os.getpid()}")
 
 
-def footprint(*, tables: bool) -> dict[str, set[str]]:
+def footprint(place: Path, *, tables: bool) -> dict[str, set[str]]:
     """Return what a test could leave behind, by kind.
 
-    In CI the tests are alone on the host and everything counts; elsewhere other programs make
-    mounts and links of their own meanwhile, so only what bears our names does.
+    In CI the tests are alone on the host and everything counts; elsewhere other programs, and
+    other runs of the tests, make mounts and links of their own meanwhile, so only what bears our
+    names does, or the place of our temporary files.
     """
+    own_names = (*OWN_NAMES, str(place))
     shared = {
         "mounts": set(mounts()),
         "links": links(),
@@ -115,7 +117,7 @@ def footprint(*, tables: bool) -> dict[str, set[str]]:
     }
     if not os.environ.get("CI"):
         for kind, names in shared.items():
-            shared[kind] = {name for name in names if any(own in name for own in OWN_NAMES)}
+            shared[kind] = {name for name in names if any(own in name for own in own_names)}
     return {
         **shared,
         "children": {str(pid) for pid in children()},
@@ -125,23 +127,26 @@ def footprint(*, tables: bool) -> dict[str, set[str]]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+def nothing_left_behind(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """Fail a test that leaves children, descriptors, mounts, links, cgroups or tables behind."""
     real = any(request.node.get_closest_marker(name) for name in ("kernel", "e2e"))
-    before = footprint(tables=real)
+    place = tmp_path_factory.getbasetemp()
+    before = footprint(place, tables=real)
 
     yield
 
-    left = difference(before, footprint(tables=real))
+    left = difference(before, footprint(place, tables=real))
     if left:
         gc.collect()  # slow, so only now: what waits for the collector is not left behind
-        left = difference(before, footprint(tables=real))
+        left = difference(before, footprint(place, tables=real))
     # A network namespace ends in a kernel worker, some time after its last process: its links last
     # until then (cleanup_net in net/core/net_namespace.c). What is really left behind stays.
     deadline = time.monotonic() + NAMESPACE_END_SECONDS
     while left.keys() == {"links"} and time.monotonic() < deadline:
         time.sleep(0.02)
-        left = difference(before, footprint(tables=real))
+        left = difference(before, footprint(place, tables=real))
     assert not left, f"left behind: {left}"
 
 

@@ -32,6 +32,7 @@ from aruntime.daemon.registries import Registries
 from aruntime.daemon.settings import Settings
 from aruntime.daemon.shim_link import ShimLink
 from aruntime.daemon.supervisor import Supervisor
+from aruntime.daemon.web.access import Access
 from aruntime.errors import AruntimeError
 from aruntime.images.store import Store
 from aruntime.metering.clock import boot_id
@@ -184,7 +185,8 @@ async def serve_metrics(
 ) -> None:
     """Serve every installed exporter; answers 503 until all containers are taken back."""
     exporters = await trio.to_thread.run_sync(load_exporters, meter.view)
-    metrics = MetricsServer(exporters, is_ready=lambda: meter.settled)
+    access = await trio.to_thread.run_sync(Access, settings.web_config)
+    metrics = MetricsServer(exporters, is_ready=lambda: meter.settled, access=access)
     address_file = str(settings.run_dir / "metrics.addr")
     await metrics.serve(settings.metrics_address, address_file, task_status=task_status)
 

@@ -3,7 +3,8 @@
 A page is made in a worker thread, piece by piece; scrapes that come while one is being made share
 it. A client has limits in size, time and number, so a slow or hostile one holds neither the event
 loop nor memory: bodies are shared, sent in slices, and given up when the client does not take
-them. There is no TLS and no password here; the default address is the loopback's.
+them. TLS and passwords are those of a web configuration (``web``), if there is one; who has no
+right gets 401 whatever was asked for. The default address is the loopback's.
 
 Out of scope: what a page says (the exporters), when it may be read (the meter says so).
 """
@@ -22,16 +23,19 @@ import structlog
 import trio
 
 from aruntime import __version__
+from aruntime.daemon.web.access import Access
 from aruntime.errors import Unavailable
 from aruntime.metering.export import ScrapeExporter
 
 journal = structlog.get_logger()
 
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
 MAX_CONNECTIONS = 64
 """More are closed at once; a host has a handful of scrapers."""
 MAX_HEADER_BYTES = 16384
 HEADER_SECONDS = 10.0
-"""From the first byte of a request to the end of its header."""
+"""From the first byte of a request to the end of its header; for a TLS handshake."""
 IDLE_SECONDS = 150.0
 """A kept connection may rest this long; longer than two scrape intervals of a minute."""
 SEND_SECONDS = 30.0
@@ -67,13 +71,24 @@ class _Page:
 
 
 class MetricsServer:
-    """State: the pages being made and the number of open connections."""
+    """State: the pages being made and the number of open connections.
+
+    Args:
+        exporters: what is served, each at its path.
+        is_ready: whether pages can be made already.
+        access: who may read; None: everybody.
+    """
 
     def __init__(
-        self, exporters: Iterable[ScrapeExporter], *, is_ready: Callable[[], bool]
+        self,
+        exporters: Iterable[ScrapeExporter],
+        *,
+        is_ready: Callable[[], bool],
+        access: Access | None = None,
     ) -> None:
         self._exporters = {exporter.path: exporter for exporter in exporters}
         self._is_ready = is_ready
+        self._access = access or Access(None)
         self._pages: dict[tuple[str, str, bool], _Page] = {}
         self._connections = 0
 
@@ -117,13 +132,24 @@ class MetricsServer:
         try:
             async with stream:
                 if self._connections <= MAX_CONNECTIONS:
-                    await self._requests(stream)
+                    await self._access.renew()
+                    if self._access.is_secure:
+                        await self._securely(stream)
+                    else:
+                        await self._requests(stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             pass  # the client went or does not take its answer; nobody is left to be told
         finally:
             self._connections -= 1
 
-    async def _requests(self, stream: trio.SocketStream) -> None:
+    async def _securely(self, stream: trio.SocketStream) -> None:
+        with trio.fail_after(HEADER_SECONDS):
+            secure = await self._access.secured(stream)
+        if secure is not None:
+            async with secure:
+                await self._requests(secure)
+
+    async def _requests(self, stream: Stream) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
         while True:
             try:
@@ -135,7 +161,9 @@ class MetricsServer:
                 return
             if request is None:
                 return
+            await self._access.renew()
             response = await self._respond(request)
+            response = response._replace(headers=response.headers + self._access.headers)
             await _send(stream, connection, response, request.method.decode("ascii"))
             if connection.states != {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
                 await _part(stream)  # Connection: close, or a body nobody asked for
@@ -143,6 +171,12 @@ class MetricsServer:
             connection.start_next_cycle()
 
     async def _respond(self, request: h11.Request) -> Response:
+        if not self._access.take_token():
+            return Response(429, (b"too many requests\n",))
+        if not await self._access.allows(_header(request, b"authorization")):
+            return Response(
+                401, (b"unauthorized\n",), headers=(("www-authenticate", 'Basic charset="UTF-8"'),)
+            )
         path = request.target.partition(b"?")[0].decode("ascii", "replace")
         exporter = self._exporters.get(path)
         if exporter is None and path not in ("/healthz", "/readyz"):
@@ -193,9 +227,7 @@ def _make(exporter: ScrapeExporter, content_type: str, packed: bool) -> tuple[by
     return tuple(piece for piece in pieces if piece)
 
 
-async def _next_request(
-    stream: trio.SocketStream, connection: h11.Connection
-) -> h11.Request | None:
+async def _next_request(stream: Stream, connection: h11.Connection) -> h11.Request | None:
     """The next request with its end, None when the client has gone or is too slow to begin."""
     request: h11.Request | None = None
     patience = trio.current_time() + IDLE_SECONDS
@@ -210,7 +242,7 @@ async def _next_request(
                 received = await stream.receive_some(READ_BYTES)
                 if connection.trailing_data[0] == b"":
                     patience = min(patience, trio.current_time() + HEADER_SECONDS)
-                connection.receive_data(received)
+                connection.receive_data(bytes(received))
                 continue
             return None
         else:
@@ -220,7 +252,7 @@ async def _next_request(
 
 
 async def _send(
-    stream: trio.SocketStream, connection: h11.Connection, response: Response, method: str
+    stream: Stream, connection: h11.Connection, response: Response, method: str
 ) -> None:
     """Send a response; the body in slices, so that other tasks run between them.
 
@@ -246,22 +278,21 @@ async def _send(
         await stream.send_all(connection.send(h11.EndOfMessage()) or b"")
 
 
-async def _part(stream: trio.SocketStream) -> None:
+async def _part(stream: Stream) -> None:
     """End our side and throw away what still comes, for a moment.
 
     Closing with unread bytes would make the kernel reset the connection, and the client might
-    lose the answer that tells it what was wrong.
+    lose the answer that tells it what was wrong. TLS has no half-closed connections.
     """
-    await stream.send_eof()
+    if isinstance(stream, trio.SocketStream):
+        await stream.send_eof()
     left = PARTING_BYTES
     with trio.move_on_after(PARTING_SECONDS):
         while left > 0 and (received := await stream.receive_some(READ_BYTES)):
             left -= len(received)
 
 
-async def _send_body(
-    stream: trio.SocketStream, connection: h11.Connection, body: tuple[bytes, ...]
-) -> None:
+async def _send_body(stream: Stream, connection: h11.Connection, body: tuple[bytes, ...]) -> None:
     """Pieces go out joined up to a slice: few system calls, never the whole body copied."""
     gathered: list[bytes] = []
     size = 0

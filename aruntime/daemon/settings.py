@@ -1,8 +1,8 @@
 """What aruntimed was told: flags, environment, configuration file, defaults, in this order.
 
-The configuration file is TOML; its keys are the names of the flags. A key or value that is
-wrong is an error that names the file and the key, never ignored. Pure apart from reading that
-one file; acting on the settings is :mod:`aruntime.daemon.main`'s.
+The configuration file is TOML; its keys are the names of the flags, dots written as dashes. A key
+or value that is wrong is an error that names the file and the key, never ignored. Pure apart from
+reading that one file; acting on the settings is :mod:`aruntime.daemon.main`'s.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ FLAGS = (
     Flag(
         "metrics-address", "", "string", "127.0.0.1:9640", "HOST:PORT",
         "Where Prometheus scrapes; port 0 takes a free one, 'none' switches it off",
+    ),
+    Flag(
+        "web.config.file", "", "string", None, "FILE",
+        "TLS and users of the metrics address, in the format of Prometheus' exporters",
     ),
     Flag("poll-interval", "", "string", "1", "SECONDS", "Period of the billed readings"),
     Flag("slow-interval", "", "string", "10", "SECONDS", "Period of all other readings"),
@@ -84,6 +88,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     socket_group: str = ""
     metrics_address: str = "127.0.0.1:9640"
     """``HOST:PORT`` or ``none``."""
+    web_config: Path | None = None
+    """TLS and users of that address, None for neither."""
     poll_interval: float = 1.0
     """Seconds."""
     slow_interval: float = 10.0
@@ -165,14 +171,15 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InvalidParameter(f"cannot read {path}: {str(error.strerror).lower()}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidParameter(f"{path} is not valid TOML: {error}") from error
-    known = {flag.name: flag for flag in FLAGS if flag.name not in COMMAND_LINE_ONLY}
+    settable = (flag for flag in FLAGS if flag.name not in COMMAND_LINE_ONLY)
+    known = {flag.name.replace(".", "-"): flag for flag in settable}  # a dot would make a table
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in known:
             raise InvalidParameter(
                 f"{path}: unknown key '{key}'; known are {', '.join(sorted(known))}"
             )
-        values[key] = _config_value(known[key], value, f"{path}: {key}")
+        values[known[key].name] = _config_value(known[key], value, f"{path}: {key}")
     return values
 
 
@@ -211,6 +218,7 @@ def _checked(chosen: dict[str, tuple[Any, str]]) -> Settings:
         socket=socket,
         socket_group=chosen["socket-group"][0],
         metrics_address=_address(*chosen["metrics-address"]),
+        web_config=_path(*chosen["web.config.file"]) if chosen["web.config.file"][0] else None,
         poll_interval=_seconds(*chosen["poll-interval"]),
         slow_interval=_seconds(*chosen["slow-interval"]),
         config=_path(*chosen["config"]),
