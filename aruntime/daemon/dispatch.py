@@ -19,6 +19,7 @@ import trio
 from aruntime import __version__
 from aruntime.daemon import commands
 from aruntime.daemon.commands.flags import PROGRAM, Command, Parsed, parse
+from aruntime.daemon.commands.groups import with_groups
 from aruntime.daemon.commands.help import group_text, help_text, overview
 from aruntime.daemon.commands.registry import Registry, registry
 from aruntime.daemon.commands.values import escape_controls
@@ -44,7 +45,7 @@ def load_registry() -> Registry:
     for module in sorted(pkgutil.iter_modules(commands.__path__), key=lambda entry: entry.name):
         loaded = importlib.import_module(f"{commands.__name__}.{module.name}")
         found += getattr(loaded, "COMMANDS", [])
-    return registry(found)
+    return registry(with_groups(found))
 
 
 def read_line(known: Registry, argv: Sequence[str], columns: int = 0) -> Parsed | str:
@@ -70,7 +71,7 @@ def read_line(known: Registry, argv: Sequence[str], columns: int = 0) -> Parsed 
         words = [*words[1:], "--help"] if words[1:] else []
     if top.help or not words:
         return overview(known, width)
-    group = [] if words[0] in known.by_name else known.subcommands(words[0])
+    group = {} if words[0] in known.by_name else known.subcommands(words[0])
     if group and words[1:] in ([], ["--help"], ["-h"]):
         return group_text(words[0], group)
     try:

@@ -198,6 +198,7 @@ def _assemble(digest: str, parts: Parts, names: Iterable[str]) -> Image:
         layers=parts.layers,
         diff_ids=config.diff_ids,
         size=sum(record.size for record in parts.records),
+        layer_sizes=tuple(record.size for record in parts.records),
         created_ns=config.created_ns,
         architecture=config.architecture,
         os=config.os,

@@ -114,6 +114,8 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     diff_ids: tuple[str, ...]
     size: int
     """Bytes of all files of all layers."""
+    layer_sizes: tuple[int, ...] = ()
+    """Bytes of the files of each layer, lowest first."""
     created_ns: int
     """Unix time in nanoseconds, 0 when the image does not say."""
     architecture: str = ""

@@ -89,6 +89,10 @@ class Store:
         """Return the digest of the manifest each normalised reference stands for."""
         return dict(self._catalogue.index.names)
 
+    def manifest(self, digest: str) -> Descriptor:
+        """Return the descriptor of a manifest that is here."""
+        return self._catalogue.index.manifests[digest]
+
     def has_blob(self, digest: str, size: int) -> bool:
         """Whether a blob is here and has the right size; its content is not looked at."""
         try:

@@ -141,3 +141,39 @@ def test_images_outlive_the_daemon(daemon: RunningDaemon) -> None:
 
     assert daemon.out("images", "--format", "json") == before
     assert daemon.out("run", "--rm", "busybox", "echo", "works") == "works"
+
+
+def test_groups_are_the_plain_commands(daemon: RunningDaemon) -> None:
+    """image ls is images; a group alone shows what it has; inspect knows its kind only."""
+    assert daemon.out("image", "ls") == daemon.out("images")
+    assert "\n  history  Show the history" in daemon.out("image")
+    assert daemon.out("image", "history", "-q", "busybox") == daemon.out("images", "-q")
+    daemon.run("container", "create", "--name", "box", "busybox", "true")
+    assert daemon.out("container", "ls", "-a", "--format", "{{.Names}}") == "box"
+    assert daemon.out("image", "inspect", "-f", "{{.RepoTags}}", "busybox") == "[busybox:latest]"
+    assert "no such image: box" in daemon.run("image", "inspect", "box", code=1).stderr
+    assert "is not a command of" in daemon.run("image", "nothing", code=1).stderr
+
+
+def test_save_to_a_file_and_to_a_pipe(daemon: RunningDaemon, tmp_path: Path) -> None:
+    """Both write the same; a missing image leaves the file that is there alone."""
+    file = tmp_path / "saved.tar"
+    daemon.run("save", "-o", str(file), "busybox")
+    assert file.stat().st_mode & 0o777 == 0o600
+    piped = subprocess.run(
+        [daemon.client, "save", "busybox"], env=daemon.env, capture_output=True, check=True
+    )
+    assert piped.stdout == file.read_bytes()
+
+    assert "no such image" in daemon.run("save", "-o", str(file), "busybox", "no", code=125).stderr
+    assert piped.stdout == file.read_bytes()
+    before = daemon.out("inspect", "busybox")
+    daemon.run("rmi", "busybox")
+    assert daemon.out("load", "-i", str(file)) == "Loaded image: busybox:latest"
+    assert daemon.out("inspect", "busybox") == before
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with daemon.popen("save", "-o", str(fifo), "busybox"), fifo.open("rb") as reader:
+        assert reader.read() == piped.stdout
+    refused = daemon.run("save", "-o", str(tmp_path / "no/such"), "busybox", code=125)
+    assert refused.stderr.endswith("no such file or directory\n")

@@ -204,7 +204,7 @@ def _group_function(grouped: dict[str, list[Command]]) -> str:
 
 
 def _second_words(word: str, commands: list[Command]) -> list[str]:
-    names = (name for command in commands for name in command.names)
+    names = {name for command in commands for name in command.names}
     return sorted(name.partition(" ")[2] for name in names if name.startswith(f"{word} "))
 
 

@@ -7,7 +7,7 @@ the overview of all commands. Pure: commands in, text out.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aruntime.daemon.commands.flags import PROGRAM, Command, Flag
 from aruntime.daemon.commands.registry import GLOBAL_FLAGS, Registry
@@ -45,9 +45,9 @@ def help_text(command: Command, columns: int = 80) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def group_text(group: str, commands: Sequence[Command]) -> str:
+def group_text(group: str, commands: Mapping[str, Command]) -> str:
     """Write the help of a word that needs a second one (``aruntime network``)."""
-    rows = [(command.name.removeprefix(f"{group} "), command.help) for command in commands]
+    rows = [(word, command.help) for word, command in commands.items()]
     parts = [
         f"Usage:  {PROGRAM} {group} COMMAND",
         "Commands:\n" + _two_columns(rows),
@@ -67,17 +67,12 @@ def overview(registry: Registry, columns: int = 80) -> str:
         ]
         if rows:
             parts.append(f"{title}:\n" + _two_columns(rows if section else sorted(rows)))
-    groups = sorted({c.name.partition(" ")[0] for c in registry if " " in c.name and not c.hidden})
-    rows = [(group, _group_summary(registry, group)) for group in groups]
+    rows = [(group, ", ".join(registry.subcommands(group))) for group in registry.groups()]
     if rows:
-        parts.append("Command groups:\n" + _two_columns(rows))
+        parts.append("Command groups:\n" + _wrapped_columns(rows, columns))
     parts.append("Global Options:\n" + option_table(GLOBAL_FLAGS, columns))
     parts.append(f"Run '{PROGRAM} COMMAND --help' for more information on a command.")
     return "\n\n".join(parts) + "\n"
-
-
-def _group_summary(registry: Registry, group: str) -> str:
-    return ", ".join(c.name.removeprefix(f"{group} ") for c in registry.subcommands(group))
 
 
 def option_table(flags: Sequence[Flag], columns: int) -> str:
@@ -112,6 +107,16 @@ def _default(flag: Flag) -> str:
     if flag.kind == "bool":
         return " (default true)"
     return f' (default "{default}")' if isinstance(default, str) else f" (default {default})"
+
+
+def _wrapped_columns(rows: Sequence[tuple[str, str]], columns: int) -> str:
+    """Two columns, the right one on as many lines as it takes."""
+    margin = max(len(left) for left, _ in rows) + 4
+    lines: list[str] = []
+    for left, right in rows:
+        first, *more = textwrap.wrap(right, max(columns - margin, 24))
+        lines += [f"  {left:{margin - 2}}{first}", *(" " * margin + line for line in more)]
+    return "\n".join(lines)
 
 
 def _two_columns(rows: Sequence[tuple[str, str]]) -> str:

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aruntime.container.config import ContainerConfig, Mount
 from aruntime.container.state import Status
 from aruntime.daemon.commands.flags import PROGRAM, Command, Flag, Parsed
+from aruntime.daemon.commands.inspect_image import image_object, moment
 from aruntime.daemon.commands.listing import render_objects
 from aruntime.daemon.health import HealthState
-from aruntime.daemon.log_reader import rfc3339_nano
 from aruntime.daemon.record import Container
 from aruntime.daemon.session import Session
-from aruntime.errors import ContainerNotFound, ImageNotFound
-from aruntime.images.image import Image
-from aruntime.images.untag import familiar
+from aruntime.errors import InvalidReference, NotFound
 
 if TYPE_CHECKING:
     from aruntime.daemon.compose import Daemon
-
-NEVER = "0001-01-01T00:00:00Z"
-
-
-def moment(time_ns: int) -> str:
-    """Return a time as docker's JSON has it, Go's zero time for never."""
-    return rfc3339_nano(time_ns) if time_ns else NEVER
 
 
 def container_object(daemon: Daemon, container: Container) -> dict[str, Any]:
@@ -281,64 +273,82 @@ def usage_object(daemon: Daemon, container: Container) -> dict[str, Any] | None:
     }
 
 
-def image_object(image: Image) -> dict[str, Any]:
-    """Return an image as ``docker image inspect`` shows it."""
-    config = image.config
-    return {
-        "Id": image.id,
-        "RepoTags": [familiar(name) for name in image.names],
-        "RepoDigests": [familiar(name) for name in image.digests],
-        "Created": moment(image.created_ns),
-        "Architecture": image.architecture,
-        "Os": image.os,
-        "Size": image.size,
-        "Config": {
-            "User": config.user,
-            "ExposedPorts": {port: {} for port in config.exposed_ports} or None,
-            "Env": list(config.env),
-            "Cmd": list(config.cmd) or None,
-            "Volumes": {path: {} for path in config.volumes} or None,
-            "WorkingDir": config.working_dir,
-            "Entrypoint": list(config.entrypoint) or None,
-            "Labels": config.labels or None,
-            "StopSignal": config.stop_signal,
-        },
-        "RootFS": {"Type": "layers", "Layers": list(image.diff_ids)},
-    }
+def find_container(daemon: Daemon, name: str) -> dict[str, Any]:
+    """Return a container by name, id or beginning of an id."""
+    return container_object(daemon, daemon.supervisor.find(name))
+
+
+def find_image(daemon: Daemon, name: str) -> dict[str, Any]:
+    """Return an image by reference, id or beginning of an id."""
+    return image_object(daemon.images.resolve(name))
+
+
+KINDS: dict[str, Callable[[Daemon, str], dict[str, Any]]] = {
+    "container": find_container,
+    "image": find_image,
+}
+"""What can be inspected, in the order it is looked for; each raises NotFound, or InvalidReference
+for a name that nothing of its kind can have."""
 
 
 async def run_inspect(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     """Show objects by name or id: containers first, then images."""
+    return await inspect(session, parsed, daemon, parsed.string("type"))
+
+
+async def inspect(session: Session, parsed: Parsed, daemon: Daemon, kind: str) -> int:
+    """Show objects of one kind, or of any if kind is empty."""
     found: list[dict[str, Any]] = []
     missing: list[str] = []
-    kind = parsed.string("type")
-    for reference in parsed.args:
-        try:
-            if kind == "image":
-                raise ContainerNotFound(reference)
-            found.append(container_object(daemon, daemon.supervisor.find(reference)))
-        except ContainerNotFound:
-            try:
-                if kind == "container":
-                    raise ImageNotFound(reference)
-                found.append(image_object(daemon.images.resolve(reference)))
-            except ImageNotFound:
-                missing.append(reference)
+    kinds = [KINDS[kind]] if kind else list(KINDS.values())
+    for name in parsed.args:
+        one = find_one(daemon, kinds, name)
+        if one is None:
+            missing.append(name)
+        else:
+            found.append(one)
     await session.out(render_objects(found, parsed.string("format")))
-    for reference in missing:
-        await session.err(f"{PROGRAM}: no such {kind or 'object'}: {reference}\n")
+    for name in missing:
+        await session.err(f"{PROGRAM}: no such {kind or 'object'}: {name}\n")
     return 1 if missing else 0
 
+
+def find_one(
+    daemon: Daemon, kinds: Sequence[Callable[[Daemon, str], dict[str, Any]]], name: str
+) -> dict[str, Any] | None:
+    """Return the first object of this name; None if there is none."""
+    for find in kinds:
+        try:
+            return find(daemon, name)
+        except (NotFound, InvalidReference):
+            continue
+    return None
+
+
+def inspect_command(kind: str) -> Command:
+    """Return the command of a group that shows its own kind only."""
+
+    async def run(session: Session, parsed: Parsed, daemon: Daemon) -> int:
+        return await inspect(session, parsed, daemon, kind)
+
+    return Command(
+        f"{kind} inspect", f"Display detailed information on one or more {kind}s", run,
+        f"{kind.upper()} [{kind.upper()}...]", (FORMAT,), minimum=1, completes=f"{kind}s",
+    )  # fmt: skip
+
+
+FORMAT = Flag("format", "f", "string", None, "string", "'json' or a Go template")
 
 COMMANDS = [
     Command(
         "inspect", "Return low-level information on containers and images", run_inspect,
         "NAME|ID [NAME|ID...]",
         (
-            Flag("format", "f", "string", None, "string", "'json' or a Go template"),
-            Flag("type", "", "choice", None, "string", "Only container or image",
-                 choices=("container", "image")),
+            FORMAT,
+            Flag("type", "", "choice", None, "string", "Only " + " or ".join(KINDS),
+                 choices=tuple(KINDS)),
         ),
         minimum=1, section="common", completes="containers",
     ),
+    *(inspect_command(kind) for kind in KINDS),
 ]  # fmt: skip

@@ -39,9 +39,19 @@ class Registry:
     def __iter__(self) -> Iterator[Command]:
         return iter(self.commands)
 
-    def subcommands(self, group: str) -> list[Command]:
-        """Commands whose name begins with the group's word (``network``)."""
-        return [c for c in self.commands if c.name.startswith(f"{group} ")]
+    def subcommands(self, group: str) -> dict[str, Command]:
+        """Commands of a group (``network``) by their second word, each once, in order."""
+        found: dict[str, Command] = {}
+        for command in self.commands:
+            words = [name.split(" ")[1] for name in command.names if name.startswith(f"{group} ")]
+            if words and not command.hidden:
+                found[words[0]] = command
+        return dict(sorted(found.items()))
+
+    def groups(self) -> list[str]:
+        """Words that need a second one, sorted."""
+        names = [name for command in self.commands if not command.hidden for name in command.names]
+        return sorted({name.partition(" ")[0] for name in names if " " in name})
 
     def split_globals(self, argv: Sequence[str]) -> Parsed:
         """Read the global options before the command; ``args`` is the rest of the line.

@@ -204,7 +204,6 @@ VERSION = Command(
     "version", "Show the versions of client and daemon", version, flags=(FORMAT,), maximum=0
 )
 INFO = Command("info", "Show what this host and daemon offer", info, flags=(FORMAT,), maximum=0)
-SYSTEM_INFO = Command("system info", INFO.help, info, flags=(FORMAT,), maximum=0)
 DAEMON = Command(
     "daemon",
     "Run the daemon in the foreground (also installed as aruntimed)",
@@ -212,4 +211,4 @@ DAEMON = Command(
     flags=settings.FLAGS,
     maximum=0,
 )
-COMMANDS = [VERSION, INFO, SYSTEM_INFO, DAEMON]
+COMMANDS = [VERSION, INFO, DAEMON]

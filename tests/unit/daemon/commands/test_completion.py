@@ -171,7 +171,7 @@ def test_the_program_s_own_tables_make_scripts(tmp_path: Path) -> None:
     file = tmp_path / "aruntime.bash"
     file.write_text(script("bash", known))
     shown = {name for c in known if not c.hidden for name in c.names if " " not in name}
-    groups = {c.name.partition(" ")[0] for c in known if " " in c.name}
-    assert set(complete(file, "aruntime ")) == shown | groups
+    assert set(complete(file, "aruntime ")) == shown | set(known.groups())
+    assert {"ls", "history", "rm", "save"} <= set(complete(file, "aruntime image "))
     for name in shown:
         assert f"'{name}:" in script("zsh", known)

@@ -69,7 +69,7 @@ def test_the_overview_lists_commands_and_groups() -> None:
     text = overview(TABLE)
     assert "Common Commands:\n  ps  List containers\n" in text
     assert "\nCommands:\n  stop  Stop one or more running containers\n" in text
-    assert "Command groups:\n  network  ls, rm\n" in text
+    assert "Command groups:\n  container  stop\n  network    ls, rm\n" in text
     assert "  -H, --host string   Daemon socket" in text
     assert text.index("Common") < text.index("Command groups") < text.index("Global Options")
     assert "  ls  List networks\n  rm  Remove networks" in group_text(
