@@ -35,6 +35,12 @@ def requests(parts: Parts, container: Container) -> dict[str, Request]:
     return found
 
 
+def is_shared(container: Container) -> bool:
+    """Whether its network namespace is the host's or another container's."""
+    mode = container.config.network_mode
+    return mode == "host" or mode.startswith("container:")
+
+
 def request(
     container: Container, connection: Connection, interface: int, *, default_route: bool
 ) -> Request:

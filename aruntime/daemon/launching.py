@@ -110,7 +110,7 @@ def attach_network(parts: Parts, container: Container) -> tuple[list[dict[str, A
     """
     requests = connections.requests(parts, container)
     if not requests:
-        return ([without_network()] if container.config.network_mode == "none" else []), ""
+        return ([] if connections.is_shared(container) else [without_network()]), ""
     attachments = parts.networks.attach(requests)
     for attachment in attachments:
         for repair in attachment.repairs:

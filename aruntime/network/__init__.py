@@ -16,16 +16,19 @@
 The only user of pyroute2 and of nftables. Imports of it are lazy: 135 ms that no start pays.
 """
 
-from aruntime.network.attach import Network, default_definition, without_network
+from aruntime.network.attach import Network, without_network
+from aruntime.network.definition import DEFAULT, default_definition
 from aruntime.network.endpoints import Attachment, Endpoint, Request
-from aruntime.network.networks import Networks
+from aruntime.network.networks import Networks, Wanted
 
 __all__ = [
+    "DEFAULT",
     "Attachment",
     "Endpoint",
     "Network",
     "Networks",
     "Request",
+    "Wanted",
     "default_definition",
     "without_network",
 ]

@@ -22,15 +22,13 @@ from aruntime.network import bridge as bridges
 from aruntime.network import encode, guard, live, nat, nft
 from aruntime.network.counters import LinkCounters, LinkStats
 from aruntime.network.definition import (
-    DEFAULT_MTU,
     Definition,
     check_bridge,
-    check_gateway,
     check_mac,
     check_range,
     check_subnet,
 )
-from aruntime.network.endpoints import DEFAULT, Attachment, Endpoint, Request
+from aruntime.network.endpoints import Attachment, Endpoint, Request
 from aruntime.network.ipam import Lease, Leases
 from aruntime.network.nfnetlink import NfTables, Table
 
@@ -46,19 +44,6 @@ that makes or repairs them; they must be free of effect when executed again."""
 def without_network() -> dict[str, Any]:
     """Return the launch payload's entry for ``--network none``: loopback up, an empty host part."""
     return encode.payload(b"", encode.encode_loopback(), {})
-
-
-def default_definition(bridge: str, subnet: str, mtu: int = DEFAULT_MTU) -> Definition:
-    """Return the definition of the network that every daemon has.
-
-    Raises:
-        InvalidParameter: the bridge's name or the subnet cannot be used.
-    """
-    check_bridge(bridge)
-    gateway = check_gateway("", check_subnet(subnet))
-    return Definition(
-        id="", name=DEFAULT, bridge=bridge, subnet=subnet, gateway=str(gateway), mtu=mtu
-    )
 
 
 class Network:

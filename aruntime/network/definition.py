@@ -6,6 +6,7 @@ Pure data. Which subnets are free is :mod:`aruntime.network.subnets`', where rec
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -16,6 +17,8 @@ from aruntime.errors import InvalidParameter
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 MAX_NAME_BYTES = 255
+DEFAULT = "bridge"
+"""Name of the network that every daemon has and whose containers have no names (docker's rule)."""
 RESERVED_NAMES = frozenset({"bridge", "host", "none", "default"})
 BRIDGE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
 BRIDGE_PREFIX = "arb-"
@@ -62,6 +65,24 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def group(self) -> int:
         """Number that the host ends of its containers' links carry (IFLA_GROUP), never 0."""
         return zlib.crc32(self.bridge.encode()) | 1 << 31
+
+
+def default_definition(bridge: str, subnet: str, mtu: int = DEFAULT_MTU) -> Definition:
+    """Return the definition of the network that every daemon has.
+
+    Raises:
+        InvalidParameter: the bridge's name or the subnet cannot be used.
+    """
+    check_bridge(bridge)
+    gateway = check_gateway("", check_subnet(subnet))
+    return Definition(
+        id=hashlib.sha256(f"bridge {bridge}".encode()).hexdigest(),
+        name=DEFAULT,
+        bridge=bridge,
+        subnet=subnet,
+        gateway=str(gateway),
+        mtu=mtu,
+    )
 
 
 def check_name(name: str) -> str:

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-DEFAULT = "bridge"
-"""Name of the network that every daemon has and whose containers have no names (docker's rule)."""
+from aruntime.network.definition import DEFAULT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,8 +28,8 @@ from aruntime.network import definition as checks
 from aruntime.network import store, subnets
 from aruntime.network.attach import Network
 from aruntime.network.counters import LinkStats
-from aruntime.network.definition import Definition
-from aruntime.network.endpoints import DEFAULT, Attachment, Endpoint, Endpoints, Request
+from aruntime.network.definition import DEFAULT, Definition
+from aruntime.network.endpoints import Attachment, Endpoint, Endpoints, Request
 from aruntime.network.nfnetlink import NfTables
 
 CHOICES = 8

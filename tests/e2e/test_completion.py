@@ -78,6 +78,7 @@ def containers(daemon: RunningDaemon) -> RunningDaemon:
     daemon.run("run", "-d", "--name", "web-cold", *own, "sleep", "1000")
     daemon.run("pause", "web-cold")
     daemon.run("tag", "busybox", "busybox:other")
+    daemon.run("network", "create", "backstage")
     return daemon
 
 
@@ -88,6 +89,10 @@ LINES = {
     "aruntime rm web-idle web-c": "aruntime rm web-idle web-cold",
     "aruntime run --rm busybox:o": "aruntime run --rm busybox:other",
     "aruntime run --rm busyb": "aruntime run --rm busybox",
+    "aruntime network insp": "aruntime network inspect",
+    "aruntime network rm back": "aruntime network rm backstage",
+    "aruntime run --network back": "aruntime run --network backstage",
+    "aruntime run --network hos": "aruntime run --network host",
     "aruntime kill --signal KIL": "aruntime kill --signal KILL",
     "aruntime unp": "aruntime unpause",
     "aruntime run --net none --privi": "aruntime run --net none --privileged",

@@ -157,7 +157,7 @@ def test_a_user_namespace_of_its_own(inside: Inside) -> None:
         (["--env-file", "/missing"], "open /missing: no such file or directory"),
         (["--device", "/dev/missing"], "/dev/missing"),
         (["--mount", "type=bind,src=/missing,dst=/x"], "bind source path does not exist: /missing"),
-        (["--network", "mine"], "network mine not found: user networks are not in this release"),
+        (["--network", "mine"], "network mine not found; see"),
         (["--name", "a b"], "invalid container name (a b), only [a-zA-Z0-9][a-zA-Z0-9_.-]"),
     ],
 )

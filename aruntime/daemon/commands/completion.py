@@ -73,6 +73,9 @@ async def run_complete(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     if kind == "images":
         images = await trio.to_thread.run_sync(daemon.images.list)
         names = image_names(name for image in images for name in image.names)
+    elif kind == "networks":
+        own = (one for one in daemon.networks if one is not daemon.networks.default)
+        names = sorted(network.name for network in own)
     else:
         names = container_names(daemon.supervisor, kind, typed)
     await session.out("".join(f"{name}\n" for name in names))

@@ -12,6 +12,7 @@ from aruntime.daemon.commands.completion_words import (
     DIRECTORIES,
     FILES,
     groups,
+    names_of,
     shown_commands,
     shown_flags,
     values_of,
@@ -185,7 +186,9 @@ def _value_cases(registry: Registry) -> str:
         elif values == DIRECTORIES:
             lines.append(f"        {names}) __aruntime_paths -d ;;\n")
         elif values:
-            lines.append(f"        {names}) __aruntime_words '{values}' ;;\n")
+            asked = names_of(flag)
+            more = f"; __aruntime_offer < <(__aruntime_names {asked})" if asked else ""
+            lines.append(f"        {names}) __aruntime_words '{values}'{more} ;;\n")
     return "".join(lines)
 
 

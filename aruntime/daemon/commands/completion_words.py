@@ -35,10 +35,13 @@ _WORDS = {
     "security-opt": "no-new-privileges seccomp= seccomp=unconfined systempaths=unconfined",
     "signal": _SIGNALS,
     "stop-signal": _SIGNALS,
-    "type": "container image",
+    "type": "container image network",
     "userns": "auto host",
     "uts": "host",
 }
+
+_NAMES = {"network": "networks"}
+"""Flags whose values a running daemon knows more of, and what it calls them."""
 
 SHELLS = ("bash", "zsh")
 
@@ -62,6 +65,11 @@ def groups(registry: Registry) -> dict[str, list[Command]]:
             if " " in name:
                 found.setdefault(name.partition(" ")[0], []).append(command)
     return found
+
+
+def names_of(flag: Flag) -> str:
+    """Say what a running daemon is to be asked for beside the known values, or NOTHING."""
+    return _NAMES.get(flag.name, NOTHING)
 
 
 def values_of(flag: Flag) -> str:

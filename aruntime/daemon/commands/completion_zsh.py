@@ -11,6 +11,7 @@ from aruntime.daemon.commands.completion_words import (
     FILES,
     SHELLS,
     groups,
+    names_of,
     shown_commands,
     shown_flags,
     values_of,
@@ -27,6 +28,14 @@ _aruntime_names() {
   local -a names
   names=(${(f)"$(aruntime --host "$address" __complete -- "$1" "$PREFIX" 2>/dev/null)"})
   (( $#names )) && compadd -a names
+}
+
+# Words that are known, and then the names of the first argument's kind.
+_aruntime_words() {
+  local kind=$1
+  shift
+  compadd -- "$@"
+  _aruntime_names "$kind"
 }
 
 """
@@ -171,4 +180,6 @@ def _action(flag: Flag) -> str:
         return "_files"
     if values == DIRECTORIES:
         return "_files -/"
+    if names_of(flag):
+        return f" _aruntime_words {names_of(flag)} {_escaped(values)}"
     return f"({_escaped(values)})" if values else " "

@@ -9,7 +9,9 @@ from aruntime.container.config import ContainerConfig, Mount
 from aruntime.container.state import Status
 from aruntime.daemon.commands.flags import PROGRAM, Command, Flag, Parsed
 from aruntime.daemon.commands.inspect_image import image_object, moment
+from aruntime.daemon.commands.inspect_network import network_settings
 from aruntime.daemon.commands.listing import render_objects
+from aruntime.daemon.commands.network_rows import find_shown, network_object
 from aruntime.daemon.health import HealthState
 from aruntime.daemon.record import Container
 from aruntime.daemon.session import Session
@@ -49,7 +51,7 @@ def container_object(daemon: Daemon, container: Container) -> dict[str, Any]:
         },
         "Mounts": [mount_object(daemon, mount) for mount in config.mounts],
         "Config": config_object(config),
-        "NetworkSettings": network_object(daemon, container),
+        "NetworkSettings": network_settings(daemon, container),
         "Usage": usage_object(daemon, container),
     }
 
@@ -242,21 +244,6 @@ def mount_object(daemon: Daemon, mount: Mount) -> dict[str, Any]:
     return shown
 
 
-def network_object(daemon: Daemon, container: Container) -> dict[str, Any]:
-    """Return the member NetworkSettings."""
-    mode = container.config.network_mode
-    endpoint: dict[str, Any] = {"IPAddress": container.address, "Gateway": "", "IPPrefixLen": 0}
-    found = daemon.parts.network.lookup(container.id) if container.address else None
-    if found is not None:
-        endpoint = {
-            "IPAddress": found.ip,
-            "IPPrefixLen": found.prefix,
-            "Gateway": found.gateway,
-            "MacAddress": found.mac,
-        }
-    return {**endpoint, "Ports": {}, "Networks": {mode: endpoint}}
-
-
 def usage_object(daemon: Daemon, container: Container) -> dict[str, Any] | None:
     """Return what the container has used so far, in base units (ours, not docker's)."""
     snapshot = daemon.meter.snapshot(container.id)
@@ -283,16 +270,22 @@ def find_image(daemon: Daemon, name: str) -> dict[str, Any]:
     return image_object(daemon.images.resolve(name))
 
 
+def find_network(daemon: Daemon, name: str) -> dict[str, Any]:
+    """Return a network by name, id or beginning of an id."""
+    return network_object(find_shown(daemon.networks, name))
+
+
 KINDS: dict[str, Callable[[Daemon, str], dict[str, Any]]] = {
     "container": find_container,
     "image": find_image,
+    "network": find_network,
 }
 """What can be inspected, in the order it is looked for; each raises NotFound, or InvalidReference
 for a name that nothing of its kind can have."""
 
 
 async def run_inspect(session: Session, parsed: Parsed, daemon: Daemon) -> int:
-    """Show objects by name or id: containers first, then images."""
+    """Show objects by name or id: containers first, then images and networks."""
     return await inspect(session, parsed, daemon, parsed.string("type"))
 
 
@@ -341,7 +334,7 @@ FORMAT = Flag("format", "f", "string", None, "string", "'json' or a Go template"
 
 COMMANDS = [
     Command(
-        "inspect", "Return low-level information on containers and images", run_inspect,
+        "inspect", "Return low-level information on containers, images and networks", run_inspect,
         "NAME|ID [NAME|ID...]",
         (
             FORMAT,

@@ -77,10 +77,16 @@ def row(container: Container, *, truncate: bool) -> dict[str, Any]:
         "Label": lambda key: config.labels.get(key, ""),
         "Mounts": ",".join(mounts),
         "LocalVolumes": str(sum(mount.type == "volume" for mount in config.mounts)),
-        "Networks": config.network_mode,
+        "Networks": ",".join(network_names(container)),
         "Tenant": config.tenant,
         "Size": "",
     }
+
+
+def network_names(container: Container) -> list[str]:
+    """Return the networks a container is in; the mode where it has no link of its own."""
+    config = container.config
+    return [connection.network for connection in config.networks] or [config.network_mode]
 
 
 def by_label(container: Container, value: str) -> bool:
@@ -108,7 +114,7 @@ FILTERS: Mapping[str, Callable[[Container, str], bool]] = {
     "label": by_label,
     "ancestor": by_ancestor,
     "tenant": lambda item, value: item.config.tenant == value,
-    "network": lambda item, value: item.config.network_mode == value,
+    "network": lambda item, value: value in network_names(item),
     "health": lambda item, value: (
         (item.health.status if item.health is not None else "none") == value
     ),

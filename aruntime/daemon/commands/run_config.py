@@ -27,6 +27,7 @@ from aruntime.daemon.commands.run_limits import (
 )
 from aruntime.daemon.commands.run_modes import requested_modes
 from aruntime.daemon.commands.run_mounts import requested_mounts
+from aruntime.daemon.commands.run_networks import FindNetwork
 from aruntime.daemon.commands.run_values import parse_signal, parse_tenant
 from aruntime.daemon.commands.values import parse_size
 from aruntime.errors import InvalidParameter
@@ -56,6 +57,8 @@ class Request:
     """Name of this host, which a container on its network keeps."""
     gateway: str = ""
     """What ``host-gateway`` means in ``--add-host``; empty: it has no meaning."""
+    find_network: FindNetwork
+    """Looks a network up by its name or id."""
     cpu_count: int = 1
     device_numbers: DeviceNumbers = block_device_numbers
     exists: Callable[[str], bool] = posixpath.exists
@@ -82,7 +85,7 @@ def container_config(
     Raises:
         InvalidParameter: a value is wrong, or two contradict each other.
     """
-    modes = requested_modes(parsed, request.host_name, request.container_id)
+    modes = requested_modes(parsed, request.host_name, request.container_id, request.find_network)
     tenant, labels = _labels(parsed, image.config, request)
     security = _security(parsed, request)
     if parsed.boolean("rm") and parsed["restart"] and parsed["restart"].name != "no":

@@ -12,12 +12,13 @@ from aruntime.daemon.commands import run_values as read
 from aruntime.daemon.commands.flags import Flag
 from aruntime.daemon.commands.run_limits import LIMIT_FLAGS
 from aruntime.daemon.commands.run_mounts import parse_mount, parse_tmpfs, parse_volume
+from aruntime.daemon.commands.run_networks import parse_ip4, parse_ip6, parse_mac, parse_network
 from aruntime.daemon.commands.run_request import read_env_files, requested_config
 
 __all__ = ["CREATE_FLAGS", "RUN_FLAGS", "UPDATE_FLAGS", "read_env_files", "requested_config"]
 
 _PORTS = "published ports come with user networks, not in this release"
-_NETWORKS = "addresses and aliases come with user networks, not in this release"
+_LINKS = "give containers that must find each other a network: network create"
 
 RESTART = Flag(
     "restart", "", "string", None, "string",
@@ -113,8 +114,16 @@ _NETWORK = (
     Flag("dns-search", "", "list", help="Set custom DNS search domains", read=read.parse_domain),
     Flag("domainname", help="Container NIS domain name", read=read.parse_host_name),
     Flag("hostname", "h", help="Container host name", read=read.parse_host_name),
-    Flag("network", "", "string", None, "network",
-         "Connect a container to a network (bridge|host|none|container:NAME)", aliases=("net",)),
+    Flag("ip", "", "string", None, "ip", "IPv4 address (e.g., 172.30.100.104)",
+         read=parse_ip4),
+    Flag("ip6", "", "string", None, "ip", "IPv6 address (e.g., 2001:db8::33)", read=parse_ip6),
+    Flag("mac-address", help="Container MAC address (e.g., 92:d0:c6:0a:29:33)", read=parse_mac),
+    Flag("network", "", "list", None, "network",
+         "Connect a container to a network (bridge|host|none|container:NAME|NETWORK), may be "
+         "repeated; also name=NETWORK,alias=NAME,ip=ADDRESS,ip6=ADDRESS,mac-address=MAC",
+         aliases=("net",), read=parse_network),
+    Flag("network-alias", "", "list", help="Add network-scoped alias for the container",
+         aliases=("net-alias",), read=read.parse_domain),
 )  # fmt: skip
 
 _REFUSED = (
@@ -122,13 +131,9 @@ _REFUSED = (
     Flag("disable-content-trust", "", "bool", refused="images are not signed here"),
     Flag("expose", "", "list", refused=_PORTS),
     Flag("gpus", refused="give the device nodes with --device"),
-    Flag("ip", refused=_NETWORKS),
-    Flag("ip6", refused=_NETWORKS),
     Flag("isolation", refused="it is for Windows containers"),
-    Flag("link", "", "list", refused=_NETWORKS),
-    Flag("link-local-ip", "", "list", refused=_NETWORKS),
-    Flag("mac-address", refused=_NETWORKS),
-    Flag("network-alias", "", "list", refused=_NETWORKS, aliases=("net-alias",)),
+    Flag("link", "", "list", refused=_LINKS),
+    Flag("link-local-ip", "", "list", refused="a link has one address of each IP version here"),
     Flag("platform", refused="containers run on this host's own platform"),
     Flag("publish", "p", "list", refused=_PORTS),
     Flag("publish-all", "P", "bool", refused=_PORTS),

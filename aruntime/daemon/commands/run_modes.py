@@ -5,23 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from aruntime.daemon.commands.flags import Parsed
+from aruntime.daemon.commands.run_networks import FindNetwork, requested_networks
 from aruntime.errors import InvalidParameter
 
 _SHORT_ID = 12
 
 
-def requested_modes(parsed: Parsed, host_name: str, container_id: str) -> dict[str, Any]:
-    """Return the modes, the host name and the domain name of a new container.
+def requested_modes(
+    parsed: Parsed, host_name: str, container_id: str, find_network: FindNetwork
+) -> dict[str, Any]:
+    """Return the modes, the networks, the host name and the domain name of a new container.
 
     Args:
         parsed: the flags.
         host_name: this host's name, which a container on its network keeps.
         container_id: its first digits are the host name when nothing else says one.
+        find_network: looks a network up.
 
     Raises:
         InvalidParameter: an unknown mode, or modes that exclude each other.
+        NetworkNotFound: there is no such network.
     """
-    network = _network(parsed)
+    network, connections = requested_networks(parsed, find_network)
     modes = {
         "userns_mode": _one_of(parsed, "userns", "USER", {"": "host", "host": "host"}, "auto"),
         "pid_mode": _joinable(parsed, "pid", "PID"),
@@ -38,6 +43,7 @@ def requested_modes(parsed: Parsed, host_name: str, container_id: str) -> dict[s
     default = host_name if "host" in (network, modes["uts_mode"]) else ""
     return {
         **modes,
+        "connections": connections,
         "hostname": parsed.string("hostname") or default or container_id[:_SHORT_ID],
         "domainname": parsed.string("domainname"),
     }
@@ -74,22 +80,6 @@ def _ipc(parsed: Parsed) -> str:
     if value not in {"", "private", "host", "none"}:
         raise InvalidParameter(f"--ipc: invalid IPC mode {value!r}; use private, host or none")
     return "" if value == "private" else value
-
-
-def _network(parsed: Parsed) -> str:
-    value = parsed.string("network")
-    if "network" in parsed.given and not value:
-        raise InvalidParameter("no name set for network; use bridge, host or none")
-    if value in {"", "default"}:
-        return "bridge"
-    if value in {"bridge", "host", "none"}:
-        return value
-    if value.startswith("container:") and value != "container:":
-        return value
-    raise InvalidParameter(
-        f"network {value} not found: user networks are not in this release; "
-        "use bridge, host, none or container:NAME"
-    )
 
 
 def _check_hostname(parsed: Parsed, modes: dict[str, str]) -> None:

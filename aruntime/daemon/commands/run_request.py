@@ -54,6 +54,7 @@ async def requested_config(
         files=files,
         host_name=os.uname().nodename,
         gateway=str(daemon.network.gateway.ip),
+        find_network=lambda reference: daemon.networks.find(reference).definition,
         cpu_count=os.cpu_count() or 1,
         new_volume=lambda: secrets.token_hex(32),
     )

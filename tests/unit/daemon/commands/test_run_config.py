@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from aruntime.container.config import (
+    Connection,
     ContainerConfig,
     Device,
     Health,
@@ -22,8 +23,9 @@ from aruntime.daemon.commands.flags import Command, Parsed, parse
 from aruntime.daemon.commands.run_config import Request, container_config, named_files
 from aruntime.daemon.commands.run_flags import CREATE_FLAGS, RUN_FLAGS, UPDATE_FLAGS
 from aruntime.daemon.commands.run_limits import merge_resources, requested_patch
-from aruntime.errors import InvalidParameter, UsageError
+from aruntime.errors import InvalidParameter, NetworkNotFound, UsageError
 from aruntime.images.image import Healthcheck, Image, ImageConfig
+from aruntime.network.definition import Definition
 
 
 async def _run(_session: Any, _parsed: Parsed, _daemon: Any) -> int:
@@ -68,6 +70,15 @@ def image(config: ImageConfig = IMAGE) -> Image:
     )  # fmt: skip
 
 
+def find_network(name: str) -> Definition:
+    """The networks of this daemon."""
+    subnets = {"bridge": ("172.29.0.0/16", ""), "web": ("10.9.0.0/24", "fd00:9::/64")}
+    if name not in subnets:
+        raise NetworkNotFound(f"network {name} not found")
+    subnet, subnet6 = subnets[name]
+    return Definition(id="1", name=name, bridge="b", subnet=subnet, gateway="", subnet6=subnet6)
+
+
 def request(**more: Any) -> Request:
     """The surroundings of a request, without looking at this host."""
     numbers = itertools.count(1)
@@ -80,6 +91,7 @@ def request(**more: Any) -> Request:
         "files": FILES,
         "host_name": "thishost",
         "gateway": "172.29.0.1",
+        "find_network": find_network,
         "cpu_count": 2,
         "device_numbers": {"/dev/sda": (8, 0), "/dev/sdb": (8, 16)}.__getitem__,
         "exists": lambda path: path != "/missing",
@@ -96,7 +108,7 @@ def make(line: str, *more: str, command: Command = RUN, **about: Any) -> Contain
 
 def failure(line: str, *more: str) -> str:
     """The refusal of a line."""
-    with pytest.raises(InvalidParameter) as caught:
+    with pytest.raises((InvalidParameter, NetworkNotFound)) as caught:
         make(line, *more)
     return caught.value.message
 
@@ -292,6 +304,44 @@ def test_names_of_the_network() -> None:
     assert make("--network host -h own app").hostname == "own"
 
 
+def test_networks() -> None:
+    """The first one is the mode; flags without a network's name mean it."""
+    assert make("app").connections == []
+    assert make("--network bridge app").network_mode == "bridge"
+    assert make("--net default app").networks == [Connection(network="bridge")]
+    config = make(
+        "--network web --ip 10.9.0.9 --ip6 fd00:9::0:9 --network-alias a --network-alias b"
+        " --mac-address 02-00-00-00-00-0A --network bridge app"
+    )
+    assert config.network_mode == "web"
+    assert config.networks == [
+        Connection(
+            network="web", ip="10.9.0.9", ip6="fd00:9::9", mac="02:00:00:00:00:0a",
+            aliases=("a", "b"),
+        ),
+        Connection(network="bridge"),
+    ]  # fmt: skip
+    config = make("--network bridge --network name=web,alias=x,alias=y,ip=10.9.0.7 app")
+    assert config.networks[1] == Connection(network="web", ip="10.9.0.7", aliases=("x", "y"))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("name=web,ip", "invalid field ip: must be a key=value pair"),
+        ("alias=a", "network name/id is not specified"),
+        ("name=web,colour=red", "invalid field key colour"),
+        ("name=web,ip=10.9.0", "Expected 4 octets"),
+        ("name=web,mac-address=01:00:00:00:00:00", "it is not that of one link"),
+        ("name=web,driver-opt=a=b", "driver-opt is not supported"),
+    ],
+)
+def test_wrong_fields_of_a_network(value: str, message: str) -> None:
+    """In docker's words."""
+    with pytest.raises(UsageError, match=message):
+        parse(RUN, ["--network", value, "app"])
+
+
 def test_modes() -> None:
     """Namespaces of the host, of other containers, of one's own."""
     config = make("--pid host --ipc host --uts host --cgroupns host --privileged app")
@@ -398,7 +448,19 @@ def test_unlimited_pids_are_said_so() -> None:
         ("--cgroupns foo", "--cgroupns: invalid CGROUP mode 'foo'"),
         ("--ipc foo", "--ipc: invalid IPC mode 'foo'"),
         ("--ipc shareable", "--ipc shareable is not supported"),
-        ("--network mine", "network mine not found: user networks are not in this release"),
+        ("--network mine", "network mine not found"),
+        ("--network web --network web", 'network "web" is specified multiple times'),
+        ("--network web --network host", "--network host stands alone"),
+        ("--network web --network container:a", "--network container:a stands alone"),
+        ("--network container:", "invalid container format container:<name|id>"),
+        ("--ip 172.29.0.9", "user-specified IP address is supported on user-defined networks only"),
+        ("--network-alias a", "network-scoped aliases are only supported for user-defined"),
+        ("--network host --mac-address 02:00:00:00:00:01", "mac-address and the network mode"),
+        ("--network web --ip 10.8.0.1", "no configured subnet contains IP address 10.8.0.1"),
+        ("--network web --ip6 fd00:8::1", "no configured subnet contains IP address fd00:8::1"),
+        ("--network bridge --ip6 fd00::1", "IP address is supported on user-defined networks"),
+        ("--network name=web,ip=10.9.0.5 --ip 10.9.0.6", "cannot specify both --ip and per-netw"),
+        ("--network name=web,alias=a --network-alias b", "both --network-alias and per-network"),
         ("--network=", "no name set for network"),
         ("--uts host -h x", "conflicting options: hostname and the UTS mode"),
         ("--network container:a -h x", "conflicting options: hostname and the network mode"),
@@ -428,9 +490,9 @@ def test_what_makes_no_sense_is_refused(line: str, message: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "-p 80:80", "-P", "--expose 80", "--ip 1.2.3.4", "--link a", "--gpus all", "--runtime x",
-        "--volumes-from x", "--kernel-memory 5m", "--network-alias x", "--platform linux/amd64",
-        "--storage-opt size=1", "--cgroup-parent /x", "--mac-address 0",
+        "-p 80:80", "-P", "--expose 80", "--link a", "--gpus all", "--runtime x",
+        "--volumes-from x", "--kernel-memory 5m", "--platform linux/amd64",
+        "--storage-opt size=1", "--cgroup-parent /x",
     ],
 )  # fmt: skip
 def test_flags_that_are_not_honoured_are_never_ignored(line: str) -> None:

@@ -1,0 +1,79 @@
+"""The member NetworkSettings of ``inspect``, as docker has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aruntime.container.config import Connection
+from aruntime.daemon.commands.network_rows import endpoint_id
+from aruntime.daemon.record import Container
+from aruntime.errors import NetworkNotFound
+from aruntime.network import DEFAULT, Endpoint, Networks
+
+if TYPE_CHECKING:
+    from aruntime.daemon.compose import Daemon
+
+NO_PLACE: dict[str, Any] = {
+    "EndpointID": "", "Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+    "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "MacAddress": "",
+}  # fmt: skip
+
+
+def network_settings(daemon: Daemon, container: Container) -> dict[str, Any]:
+    """Return the member NetworkSettings; addresses at its top are the default network's."""
+    mode = container.config.network_mode
+    endpoints = {one.network: one for one in daemon.networks.endpoints.of(container.id)}
+    networks = {
+        connection.network: endpoint_object(
+            daemon.networks, container, connection, endpoints.get(connection.network)
+        )
+        for connection in container.config.networks
+    }
+    if not networks and mode in ("host", "none"):
+        networks = {mode: endpoint_object(daemon.networks, container, Connection(network=mode))}
+    first = networks.get(DEFAULT, NO_PLACE)
+    return {
+        "Bridge": "",
+        "SandboxKey": f"/proc/{container.state.pid}/ns/net" if container.is_running else "",
+        "Ports": {},
+        "HairpinMode": False,
+        **{name: first[name] for name in NO_PLACE},
+        "Networks": networks,
+    }
+
+
+def endpoint_object(
+    networks: Networks,
+    container: Container,
+    connection: Connection,
+    endpoint: Endpoint | None = None,
+) -> dict[str, Any]:
+    """Return one entry of Networks; the places are empty while the container does not run."""
+    try:
+        network_id = networks.get(connection.network).definition.id
+    except NetworkNotFound:
+        network_id = ""
+    asked = {"IPv4Address": connection.ip, "IPv6Address": connection.ip6}
+    names = [container.config.name, *connection.aliases, container.short_id]
+    shown: dict[str, Any] = {
+        "IPAMConfig": {name: value for name, value in asked.items() if value} or None,
+        "Links": None,
+        "Aliases": list(connection.aliases) or None,
+        "DriverOpts": None,
+        "NetworkID": network_id,
+        "DNSNames": None if connection.network in (DEFAULT, "host", "none") else names,
+        **NO_PLACE,
+        "MacAddress": connection.mac,
+    }
+    if endpoint is not None:
+        shown |= {
+            "EndpointID": endpoint_id(network_id, container.id),
+            "Gateway": endpoint.gateway,
+            "GlobalIPv6Address": endpoint.ip6,
+            "GlobalIPv6PrefixLen": endpoint.prefix6,
+            "IPAddress": endpoint.ip,
+            "IPPrefixLen": endpoint.prefix,
+            "IPv6Gateway": endpoint.gateway6,
+            "MacAddress": endpoint.mac,
+        }
+    return shown
