@@ -31,6 +31,9 @@ PACKAGES = {
     "htpasswd": "apache2-utils",
     "zsh": "zsh",
     "bash": "bash",
+    "docker": "docker.io",
+    "dockerd": "docker.io",
+    "conmon": "conmon",
 }
 
 

@@ -22,7 +22,7 @@ import trio
 
 from aruntime.cgroups.detect import detect
 from aruntime.cgroups.driver import Driver, open_driver
-from aruntime.daemon import adoption
+from aruntime.daemon import adoption, foreign
 from aruntime.daemon.commands.registry import Registry
 from aruntime.daemon.events import Events
 from aruntime.daemon.metrics_http import MetricsServer
@@ -37,6 +37,8 @@ from aruntime.errors import AruntimeError
 from aruntime.images.store import Store
 from aruntime.metering.clock import boot_id
 from aruntime.metering.export import load_exporters
+from aruntime.metering.foreign import mark
+from aruntime.metering.foreign.meter import ForeignMeter
 from aruntime.metering.meter import Meter
 from aruntime.network import Networks, default_definition
 
@@ -104,6 +106,7 @@ async def opened(settings: Settings, registry: Registry) -> AsyncIterator[Daemon
         supervisor = Supervisor(parts)
         await undo.enter_async_context(running(supervisor.run))
         parts.spawn(shim.run, lambda held: adoption.after_shim_loss(parts, supervisor, held))
+        await undo.enter_async_context(foreign_metered(settings, driver, meter))
         await adoption.adopt_all(parts, supervisor, held)
         daemon = Daemon(registry, parts, supervisor)
         yield daemon
@@ -148,9 +151,9 @@ async def prepare_networks(networks: Networks) -> None:
 @contextlib.asynccontextmanager
 async def opened_meter(
     settings: Settings, driver: Driver, networks: Networks
-) -> AsyncIterator[Meter]:
+) -> AsyncIterator[ForeignMeter]:
     """Open the meter and what it reads; its last reading is durable when the block ends."""
-    meter = Meter(
+    meter = ForeignMeter(
         str(settings.root / "ledger.db"),
         driver,
         poll_seconds=settings.poll_interval,
@@ -175,6 +178,22 @@ async def choose_block_counters(meter: Meter, driver: Driver) -> None:
         return
     for source in meter.block_sources:
         log.info("block counters", disk=source.disk.name, source=source.source, error=source.error)
+
+
+@contextlib.asynccontextmanager
+async def foreign_metered(
+    settings: Settings, driver: Driver, meter: ForeignMeter
+) -> AsyncIterator[None]:
+    """Meter cgroups of other programs while the block runs, if the settings name any.
+
+    Those that are there are registered before the accounts of unknown containers are dropped.
+    """
+    if not settings.meter_cgroups:
+        await trio.to_thread.run_sync(mark.forget, str(settings.run_dir / foreign.MARKS))
+        yield
+        return
+    async with running(foreign.ForeignCgroups(settings, driver, meter).run):
+        yield
 
 
 async def serve_metrics(

@@ -20,6 +20,8 @@ import msgspec
 from aruntime.daemon.commands.flags import Flag, Parsed
 from aruntime.daemon.registry.policy import CERTS_DIRECTORIES, Policy, parse_mirror
 from aruntime.errors import InvalidParameter
+from aruntime.metering.foreign import identity, patterns
+from aruntime.metering.foreign.patterns import Pattern
 
 DEFAULT_CONFIG = "/etc/aruntime/config.toml"
 SUN_PATH_BYTES = 107
@@ -61,6 +63,15 @@ FLAGS = (
     Flag("subnet", "", "string", "172.29.0.0/16", "CIDR", "Addresses of the default network"),
     Flag("cgroup-parent", "", "string", "/aruntime", "PATH", "Where containers' cgroups are made"),
     Flag(
+        "meter-cgroups", "", "list", None, "PATTERN",
+        "Meter cgroups of other programs too: /docker is the containers below it, /batch/* what "
+        "fits, =/batch/a that one; commas separate, may be repeated",
+    ),
+    Flag(
+        "meter-state", "", "map", None, "ENGINE=DIR",
+        "Where docker, podman or kubernetes keep their files, if not where they are configured to",
+    ),
+    Flag(
         "insecure-registry", "", "list", None, "HOST",
         "Accept plain HTTP and any certificate of this registry (HOST[:PORT] or a network)",
     ),
@@ -100,6 +111,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bridge: str = "aruntime0"
     subnet: str = "172.29.0.0/16"
     cgroup_parent: str = "/aruntime"
+    meter_cgroups: tuple[Pattern, ...] = ()
+    """Cgroups of other programs that are metered."""
+    meter_states: dict[str, str] = {}
+    """Where those programs keep their files, by program, if not at their usual place."""
     registries: Policy = Policy()
     stop_containers: bool = False
 
@@ -188,10 +203,14 @@ def _config_value(flag: Flag, value: object, where: str) -> Any:
         if not isinstance(value, bool):
             raise InvalidParameter(f"{where} must be true or false")
         return value
-    if flag.name.endswith("-interval") and isinstance(value, int | float):
-        return str(value)
     if flag.kind == "list" and isinstance(value, list) and all(isinstance(v, str) for v in value):
         return value
+    if flag.kind == "map":
+        if isinstance(value, dict) and all(isinstance(each, str) for each in value.values()):
+            return value
+        raise InvalidParameter(f"{where} must be a table of strings")
+    if flag.name.endswith("-interval") and isinstance(value, int | float):
+        return str(value)
     if not isinstance(value, str):
         kinds = "a string or a list of strings" if flag.kind == "list" else "a string"
         raise InvalidParameter(f"{where} must be {kinds}")
@@ -227,6 +246,8 @@ def _checked(chosen: dict[str, tuple[Any, str]]) -> Settings:
         bridge=_interface(*chosen["bridge"]),
         subnet=_subnet(*chosen["subnet"]),
         cgroup_parent=_cgroup_path(*chosen["cgroup-parent"]),
+        meter_cgroups=_patterns(*chosen["meter-cgroups"]),
+        meter_states=_states(*chosen["meter-state"]),
         registries=_registries(chosen),
         stop_containers=chosen["stop-containers"][0],
     )
@@ -273,6 +294,27 @@ def _subnet(text: str, where: str) -> str:
     return text
 
 
+def _cgroup_path(text: str, where: str) -> str:
+    names = text.split("/")
+    if names[0] or len(names) < 2 or any(name in ("", ".", "..") for name in names[1:]):
+        raise InvalidParameter(f"{where} must be an absolute path such as /aruntime, not {text}")
+    return text
+
+
+def _patterns(texts: list[str], where: str) -> tuple[Pattern, ...]:
+    try:
+        return patterns.parse_all(texts)
+    except InvalidParameter as error:
+        raise InvalidParameter(f"{where}: {error}") from None
+
+
+def _states(given: dict[str, str], where: str) -> dict[str, str]:
+    try:
+        return identity.checked(given)
+    except InvalidParameter as error:
+        raise InvalidParameter(f"{where}: {error}") from None
+
+
 def _registries(chosen: dict[str, tuple[Any, str]]) -> Policy:
     mirrors, where = chosen["registry-mirror"]
     try:
@@ -285,10 +327,3 @@ def _registries(chosen: dict[str, tuple[Any, str]]) -> Policy:
         mirrors=parsed,
         certs=(str(_path(own, chosen["certs-dir"][1])),) if own else CERTS_DIRECTORIES,
     )
-
-
-def _cgroup_path(text: str, where: str) -> str:
-    names = text.split("/")
-    if names[0] or len(names) < 2 or any(name in ("", ".", "..") for name in names[1:]):
-        raise InvalidParameter(f"{where} must be an absolute path such as /aruntime, not {text}")
-    return text

@@ -51,6 +51,9 @@ class Meter:
         cores: processors, for the bound of R3.
     """
 
+    subject_type: type[Subject] = Subject
+    """What a container is made to under the meter."""
+
     def __init__(
         self,
         path: str,
@@ -330,7 +333,7 @@ class Meter:
         access = None
         if about.cgroup is not None:
             access = access_to(self._driver, about.cgroup, len(self._subjects))
-        added = Subject(
+        added = self.subject_type(
             about,
             account,
             access,

@@ -39,15 +39,16 @@ def opened(place: Place, tar: Path) -> CommandLine:
         runner,
         networks={"bridge": "bridge", "none": "none"},
     )
-    start_daemons(place, base, runner, socket)
+    bridge = make_bridge(place, "d", ADDRESS)
+    start_daemons(base, runner, socket, bridge, f"{place.cgroup_parent}/docker")
     runner.measure([engine.command("import", str(tar), image.NAME)])
     version = runner.output(engine.command("version", "--format", "{{.Server.Version}}"))
     engine.version = version.decode().strip()
     return engine
 
 
-def start_daemons(place: Place, base: Path, runner: Runner, socket: str) -> None:
-    """Start containerd and dockerd and wait until dockerd answers."""
+def start_daemons(base: Path, runner: Runner, socket: str, bridge: str, cgroup_parent: str) -> None:
+    """Start containerd and dockerd, which keep all they have in `base`, until dockerd answers."""
     config = base / "containerd.toml"
     config.write_text(CONTAINERD.format(base=base))
     (base / "daemon.json").write_text("{}")
@@ -60,8 +61,8 @@ def start_daemons(place: Place, base: Path, runner: Runner, socket: str) -> None
         f"--data-root={base}/data",
         f"--exec-root={base}/exec",
         f"--pidfile={base}/docker.pid",
-        f"--bridge={make_bridge(place, 'd', ADDRESS)}",
-        f"--cgroup-parent={place.cgroup_parent}/docker",
+        f"--bridge={bridge}",
+        f"--cgroup-parent={cgroup_parent}",
         f"--host={socket}",
         "--iptables=false",
         "--ip6tables=false",

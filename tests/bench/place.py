@@ -168,6 +168,8 @@ class Place:
 
     def _remove_cgroups(self) -> None:
         tops = [top for top in CGROUPS.glob(f"*{self.cgroup_parent}") if top.is_dir()]
+        for state in [state for top in tops for state in top.rglob("freezer.state")]:
+            state.write_text("THAWED")  # what an engine has paused cannot end
         lists = [procs.read_text().split() for top in tops for procs in top.rglob("cgroup.procs")]
         kill({int(pid) for pids in lists for pid in pids})
         for top in tops:

@@ -8,6 +8,7 @@ the same container again.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -85,7 +86,7 @@ def identify(path: str, cgroup: Cgroup, where: States) -> MeterSubject:
     """
     found = origin(path)
     if found is None:
-        return _plain(path, cgroup)
+        return plain(path, cgroup)
     known = _ask(found, where)
     maker = found.maker or (DOCKER if known is not None else CGROUP)
     known = known or Known()
@@ -110,6 +111,20 @@ def tenant_of(labels: Mapping[str, str]) -> str:
     tenant = labels.get(TENANT_LABEL, "")
     valid = 0 < len(tenant) <= _TENANT_CHARACTERS and tenant.isprintable()
     return tenant if valid and tenant == tenant.strip() else DEFAULT_TENANT
+
+
+def signature(subject: MeterSubject, where: States) -> tuple[int, ...] | None:
+    """Return a value that changes when docker's file of a container does; None for others.
+
+    A container of podman or Kubernetes is renamed so rarely that nobody looks. Blocks.
+    """
+    if subject.labels.get(MAKER_LABEL) != DOCKER:
+        return None
+    try:
+        found = os.stat(docker.state_file(where.docker, subject.id))
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def is_kept(subject: MeterSubject, where: States) -> bool:
@@ -138,7 +153,8 @@ def _ask(found: Origin, where: States) -> Known | None:
         return None
 
 
-def _plain(path: str, cgroup: Cgroup) -> MeterSubject:
+def plain(path: str, cgroup: Cgroup | None) -> MeterSubject:
+    """Return what the meter is told of a cgroup that is known by its path alone."""
     digest = hashlib.sha256(b"cgroup:" + path.encode(errors="surrogateescape")).hexdigest()
     return MeterSubject(
         id=digest,

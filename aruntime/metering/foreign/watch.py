@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from aruntime.cgroups.reader import GONE
-from aruntime.errors import Unavailable
 from aruntime.kernel import inotify
 from aruntime.metering.foreign.patterns import DESCEND, METER, Selection
 
@@ -75,6 +74,9 @@ class CgroupWatch:
         self.fd = inotify.inotify_init()
         self.highest = 0
         """Highest inode number of a directory seen so far."""
+        self.is_exhausted = False
+        """The kernel allows no more watches (fs.inotify.max_user_watches): not everything that is
+        made will be told, the caller has to :meth:`scan` now and then."""
         self._root = root
         self._unified = unified
         self._selection = selection
@@ -94,7 +96,6 @@ class CgroupWatch:
         """Look through everything; changes against what is known, for the first call all found.
 
         Raises:
-            Unavailable: the kernel allows no more watches.
             OSError: the tree cannot be read.
         """
         return self._compare(FOUND if not self._trees else APPEARED)
@@ -103,7 +104,6 @@ class CgroupWatch:
         """Return what has happened since, in order; nothing if nothing has.
 
         Raises:
-            Unavailable: the kernel allows no more watches.
             OSError: the tree cannot be read.
         """
         changes: list[Change] = []
@@ -192,12 +192,10 @@ class CgroupWatch:
         except OSError as error:
             if error.errno in GONE or error.errno == errno.ENOTDIR:
                 return False
-            if error.errno == errno.ENOSPC:
-                raise Unavailable(
-                    "cannot watch for more cgroups: the kernel's limit is reached; raise it: "
-                    "sysctl fs.inotify.max_user_watches"
-                ) from error
-            raise
+            if error.errno != errno.ENOSPC:
+                raise
+            self.is_exhausted = True
+            return True  # what is in it now is found, and the rest by looking again
         self._trees[watch] = path
         return True
 

@@ -152,3 +152,32 @@ def test_reload_changes_what_can_change(tmp_path: Path) -> None:
     assert (after.poll_interval, after.log_level) == (5.0, "debug")
     assert after.bridge == "aruntime0"
     assert settings.needs_restart(current, fresh) == ["config", "bridge"]
+
+
+def test_foreign_cgroups(tmp_path: Path) -> None:
+    """Patterns by flag, with commas, or as a list of the file; states as a table."""
+    chosen = load("--meter-cgroups=/docker,/kubepods", "--meter-state=docker=/data")
+    assert [pattern.text for pattern in chosen.meter_cgroups] == ["/docker", "/kubepods"]
+    assert chosen.meter_states == {"docker": "/data"}
+    text = 'meter-cgroups = ["/a/*", "=/b"]\n[meter-state]\npodman = "/p"\n'
+    chosen = load(file=config_file(tmp_path, text))
+    assert [pattern.text for pattern in chosen.meter_cgroups] == ["/a/*", "=/b"]
+    assert chosen.meter_states == {"podman": "/p"}
+    assert load().meter_cgroups == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'meter-cgroups = ["docker"]',
+        "meter-cgroups = [1]",
+        'meter-cgroups = ["/a/../b"]',
+        'meter-state = "docker"',
+        '[meter-state]\nlxc = "/x"',
+        '[meter-state]\ndocker = "x"',
+    ],
+)
+def test_wrong_foreign_cgroups_are_refused(tmp_path: Path, text: str) -> None:
+    """The message names the file and the key."""
+    with pytest.raises(InvalidParameter, match=r"config\.toml: meter-(cgroups|state)"):
+        load(file=config_file(tmp_path, text))
