@@ -25,7 +25,7 @@ def ruleset(*names: str) -> list[str]:
     listed = subprocess.run(
         ["/usr/sbin/nft", "-s", "list", "ruleset"], capture_output=True, text=True, check=True
     )
-    tables = listed.stdout.split("\ntable ")
+    tables = [table.strip() for table in f"\n{listed.stdout}".split("\ntable ")]
     if os.environ.get("CI"):
         return tables
     return [table for table in tables if any(f" {name} {{" in table for name in names)]
