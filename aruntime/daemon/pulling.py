@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
 import msgspec
+import structlog
 import trio
 
 from aruntime.daemon import unpacking
 from aruntime.daemon.commands.flags import PROGRAM
-from aruntime.daemon.registry import client
+from aruntime.daemon.registry import client, endpoints
 from aruntime.daemon.registry.authority import FindLogin, Login
 from aruntime.daemon.registry.blobs import Downloads, download
 from aruntime.daemon.registry.client import MissingThere
+from aruntime.daemon.registry.endpoints import Endpoint
 from aruntime.daemon.registry.policy import Policy
 from aruntime.daemon.registry.repository import Document, Repository
 from aruntime.errors import (
@@ -45,6 +47,8 @@ from aruntime.images.oci_archive import INDEX_DEPTH
 from aruntime.images.platform import Platform
 from aruntime.images.reference import Reference
 from aruntime.images.store import Store
+
+log = structlog.get_logger()
 
 DOWNLOADS = 3
 """Blobs of one pull that come at a time (docker's default)."""
@@ -104,10 +108,28 @@ class Puller:
             InvalidArchive: what it has is broken or hostile.
             Unavailable: the disk is full.
         """
-        async with (
-            _saying(f"cannot pull {name.familiar}"),
-            client.contact(name.domain, self.policy, find_login) as registry,
-        ):
+        with saying(f"cannot pull {name.familiar}"):
+            for mirror in endpoints.mirrors(name.domain, self.policy):
+                try:
+                    return await self._pull_from(
+                        [mirror], name, platform, find_login, progress, limits
+                    )
+                except (ImageNotFound, AccessDenied, RegistryFailed) as error:
+                    log.warning("mirror failed", mirror=mirror.url, error=error.message)
+            places = endpoints.places(name.domain, self.policy)
+            return await self._pull_from(places, name, platform, find_login, progress, limits)
+
+    async def _pull_from(
+        self,
+        places: Sequence[Endpoint],
+        name: Reference,
+        platform: Platform,
+        find_login: FindLogin,
+        progress: Progress,
+        limits: Limits | None,
+    ) -> Pulled:
+        """Pull one image from the first of some places that answers."""
+        async with client.contact(places, self.policy, find_login) as registry:
             repository = Repository(registry, name.path)
             with naming(name):
                 top = await repository.manifest(name.digest or name.tag)
@@ -124,10 +146,11 @@ class Puller:
             RegistryFailed: the registry cannot be reached.
         """
 
-        async def find() -> Login:
+        async def find(_host: str) -> Login:
             return login
 
-        async with client.contact(domain, self.policy, find) as registry:
+        places = endpoints.places(domain, self.policy)
+        async with client.contact(places, self.policy, find) as registry:
             await registry.ask("GET", "/v2/")
 
     async def tags(self, name: Reference, find_login: FindLogin) -> list[str]:
@@ -136,13 +159,14 @@ class Puller:
         Raises:
             ImageNotFound, AccessDenied, RegistryFailed: as :meth:`pull`.
         """
-        async with client.contact(name.domain, self.policy, find_login) as registry:
+        places = endpoints.places(name.domain, self.policy)
+        async with client.contact(places, self.policy, find_login) as registry:
             with naming(name._replace(tag="", digest="")):
                 return await Repository(registry, name.path).tags()
 
 
-@contextlib.asynccontextmanager
-async def _saying(what: str) -> AsyncIterator[None]:
+@contextlib.contextmanager
+def saying(what: str) -> Iterator[None]:
     """Say in the error of a registry that fails what it was asked for."""
     try:
         yield

@@ -126,6 +126,11 @@ def parse_normalised(text: str) -> Reference:
     return found
 
 
+def is_domain(text: str) -> bool:
+    """Whether the text can be a registry: a host name or address, maybe with a port."""
+    return _DOMAIN.fullmatch(text) is not None
+
+
 def is_sha256(text: str) -> bool:
     """Whether the text is ``sha256:`` and 64 lower-case hexadecimal digits."""
     return _SHA256.fullmatch(text) is not None

@@ -89,9 +89,38 @@ class Store:
         """Return the digest of the manifest each normalised reference stands for."""
         return dict(self._catalogue.index.names)
 
+    def names_with_blob(self, digest: str) -> set[str]:
+        """Return the normalised references of images that have a layer, by digest of its blob."""
+        found = self._catalogue
+        having = {
+            manifest
+            for manifest, parts in found.parts.items()
+            if any(layer.digest == digest for layer in parts.manifest.layers)
+        }
+        return {name for name, manifest in found.index.names.items() if manifest in having}
+
     def manifest(self, digest: str) -> Descriptor:
         """Return the descriptor of a manifest that is here."""
         return self._catalogue.index.manifests[digest]
+
+    def add_name(self, name: str, digest: str) -> None:
+        """Let a normalised reference stand for a manifest, unless that has gone meanwhile."""
+        with self._mutex:
+            if digest in self._catalogue.index.manifests:
+                self._replace_index(self._catalogue.index.with_name(name, digest))
+
+    def replace_manifest(self, ingest: Ingest, before: Descriptor, after: Descriptor) -> None:
+        """Let another manifest stand for what one stood for: the same image, other blobs.
+
+        A name with a digest stays with the manifest it names only if that is the new one.
+
+        Raises:
+            InvalidArchive: the manifest is wrong, or a part is missing.
+        """
+        with self._mutex:
+            names = [n for n, d in self._catalogue.index.names.items() if d == before.digest]
+            self.commit(ingest, after, [name for name in names if "@" not in name])
+            self._replace_index(self._catalogue.index.without_manifests({before.digest}))
 
     def has_blob(self, digest: str, size: int) -> bool:
         """Whether a blob is here and has the right size; its content is not looked at."""

@@ -13,7 +13,7 @@ from aruntime.daemon.commands.flags import Command, Flag, Parsed
 from aruntime.daemon.commands.images import LIMITS, PLATFORM, limits_of
 from aruntime.daemon.commands.transfers import Silence, Transfers
 from aruntime.daemon.session import Session
-from aruntime.errors import ImageNotFound, UsageError
+from aruntime.errors import ImageNotFound, InvalidReference, UsageError
 from aruntime.images import platform as platforms
 from aruntime.images import reference
 from aruntime.images.compression import Limits
@@ -62,7 +62,7 @@ async def all_tags(session: Session, daemon: Daemon, name: Reference) -> list[st
     from aruntime.daemon.registry.credentials import Credentials
 
     puller = await daemon.registries.puller()
-    return await puller.tags(name, Credentials(session).finder(name.domain))
+    return await puller.tags(name, Credentials(session).find)
 
 
 async def pull(
@@ -77,7 +77,7 @@ async def pull(
     from aruntime.daemon.registry.credentials import Credentials
 
     chosen = platforms.parse(wish.platform) if wish.platform else platforms.host()
-    find_login = Credentials(session).finder(name.domain)
+    find_login = Credentials(session).find
     if not wish.quiet:
         await write(f"{name.digest or name.tag}: Pulling from {name.path}\n")
     async with telling(session, wish, write) as progress:
@@ -121,8 +121,14 @@ async def wanted_image(session: Session, parsed: Parsed, daemon: Daemon) -> Imag
 
 
 def as_typed(text: str) -> Reference:
-    """Read the name of an image to pull; with a digest, a tag beside it means nothing."""
+    """Read the name of an image to pull; with a digest, a tag beside it means nothing.
+
+    Raises:
+        InvalidReference: it is none, or its digest is of a kind that nothing here can check.
+    """
     found = reference.parse(text)
+    if found.digest and not reference.is_sha256(found.digest):
+        raise InvalidReference(f"cannot pull {text}: a digest must be a sha256 one")
     return found._replace(tag="") if found.digest else found
 
 

@@ -17,6 +17,7 @@ import trio
 
 from aruntime.daemon.registry import challenge
 from aruntime.daemon.registry.challenge import Challenge
+from aruntime.daemon.registry.endpoints import Endpoint
 from aruntime.errors import AccessDenied, RegistryFailed
 
 CLIENT_ID = "aruntime"
@@ -36,16 +37,19 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
         return f"Basic {base64.b64encode(pair).decode()}"
 
 
-FindLogin = Callable[[], Awaitable[Login | None]]
-"""Finds the client's login for the registry; asked at most once."""
+FindLogin = Callable[[str], Awaitable[Login | None]]
+"""Finds the client's login for a registry, by ``HOST[:PORT]``; asked at most once."""
 
 
 class Authority:
     """What to say in the header Authorization to one registry."""
 
-    def __init__(self, client: httpx.AsyncClient, url: str, find_login: FindLogin) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, endpoint: Endpoint, find_login: FindLogin
+    ) -> None:
         self._client = client
-        self._url = url
+        self._url = endpoint.url
+        self._host = endpoint.host
         self._find_login = find_login
         self._login: Login | None = None
         self._login_known = False
@@ -89,7 +93,7 @@ class Authority:
 
     async def _known_login(self) -> Login | None:
         if not self._login_known:
-            self._login = await self._find_login()
+            self._login = await self._find_login(self._host)
             self._login_known = True
         return self._login
 
@@ -103,10 +107,9 @@ class Authority:
         if self._url.startswith("https:") and not realm.startswith("https:"):
             raise RegistryFailed(f"the registry sends its clients' passwords to {realm} in clear")
         login = await self._known_login()
-        scopes = dict.fromkeys([*scope.split(" "), asked.parameters.get("scope", "")])
         fields: dict[str, Any] = {
             "service": asked.parameters.get("service", ""),
-            "scope": [one for one in scopes if one],
+            "scope": merged(f"{scope} {asked.parameters.get('scope', '')}"),
         }
         if login is not None and login.identity_token:
             response = await self._post(realm, login, fields)
@@ -131,6 +134,15 @@ class Authority:
             "refresh_token": login.identity_token,
         }
         return await self._client.post(realm, data=form)
+
+
+def merged(scopes: str) -> list[str]:
+    """Return scopes that were joined by blanks, each resource once with all of its actions."""
+    actions: dict[str, dict[str, None]] = {}
+    for scope in scopes.split():
+        resource, _, wanted = scope.rpartition(":")
+        actions.setdefault(resource, {}).update(dict.fromkeys(wanted.split(",")))
+    return [f"{resource}:{','.join(wanted)}" for resource, wanted in actions.items()]
 
 
 def _token_of(response: httpx.Response, realm: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -42,11 +42,22 @@ TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 MESSAGE_BYTES = 64 << 10
 SHOWN_CHARACTERS = 300
 
+BAD_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
+"""In what OpenSSL says of a certificate that nobody vouches for."""
+
 Failure = httpx.TransportError
 
 
 class MissingThere(NotFound):
     """The registry does not have what was asked for."""
+
+
+class Rejected(RegistryFailed):
+    """The registry finds fault with the request itself: asking again is no use."""
+
+
+class Untrusted(RegistryFailed):
+    """The registry's certificate is not vouched for by anybody we know."""
 
 
 class BrokenOff(RegistryFailed):
@@ -67,7 +78,7 @@ class Registry:
     ) -> None:
         self.endpoint = endpoint
         self.client = client
-        self.authority = Authority(client, endpoint.url, find_login)
+        self.authority = Authority(client, endpoint, find_login)
 
     async def ask(
         self,
@@ -77,6 +88,7 @@ class Registry:
         scope: str = "",
         headers: Mapping[str, str] | None = None,
         content: Any = None,
+        attempts: int = ATTEMPTS,
     ) -> httpx.Response:
         """Send a request, again if need be, and return the whole answer.
 
@@ -84,7 +96,7 @@ class Registry:
             AccessDenied, MissingThere, RegistryFailed: as :func:`refusal`.
         """
         async with self.stream(
-            method, url, scope=scope, headers=headers, content=content
+            method, url, scope=scope, headers=headers, content=content, attempts=attempts
         ) as response:
             await _read(response)
             return response
@@ -98,6 +110,7 @@ class Registry:
         scope: str = "",
         headers: Mapping[str, str] | None = None,
         content: Any = None,
+        attempts: int = ATTEMPTS,
     ) -> AsyncIterator[httpx.Response]:
         """Send a request, again if need be, and yield the answer, whose body is to be read.
 
@@ -107,13 +120,14 @@ class Registry:
             scope: of the token this takes.
             headers: more of them.
             content: the body: bytes, or a function that returns an iterator over it.
+            attempts: how often to try.
 
         Raises:
             AccessDenied, MissingThere, RegistryFailed: as :func:`refusal`.
             BrokenOff: from the block, when the connection breaks.
         """
-        for attempt in range(1, ATTEMPTS + 1):
-            last = attempt == ATTEMPTS
+        for attempt in range(1, attempts + 1):
+            last = attempt == attempts
             try:
                 response = await self._send(method, url, scope, headers, content)
             except Failure as error:
@@ -160,7 +174,7 @@ class Registry:
     ) -> httpx.Response:
         """Send once, twice if the registry wants to know who asks."""
         ours = self._is_ours(url)
-        for _ in range(2):
+        for again in (False, True):
             shown = self.authority.header(scope) if ours else {}
             request = self.client.build_request(
                 method,
@@ -169,17 +183,16 @@ class Registry:
                 content=content() if callable(content) else content,
             )
             response = await self.client.send(request, stream=True)
-            if response.status_code != httpx.codes.UNAUTHORIZED or not ours:
-                return response
+            if response.status_code != httpx.codes.UNAUTHORIZED or not ours or again:
+                break
             refused = shown.get("Authorization", "")
             try:
-                again = await self.authority.answer(response, scope, refused)
+                if not await self.authority.answer(response, scope, refused):
+                    break
             except BaseException:
                 with trio.CancelScope(shield=True):
                     await response.aclose()
                 raise
-            if not again:
-                return response
             await response.aclose()
         return response
 
@@ -205,50 +218,32 @@ def wanted_pause(response: httpx.Response, attempt: int) -> float:
 
 
 @contextlib.asynccontextmanager
-async def contact(domain: str, policy: Policy, find_login: FindLogin) -> AsyncIterator[Registry]:
-    """Yield the first endpoint of a registry that answers.
+async def contact(
+    candidates: Iterable[Endpoint], policy: Policy, find_login: FindLogin
+) -> AsyncIterator[Registry]:
+    """Yield the first of some endpoints that answers.
 
     Raises:
         RegistryFailed: none does; the message has what the last one said.
-        AccessDenied: it refuses the login.
+        Untrusted: one has a certificate that nobody vouches for; those after it are not asked.
     """
     async with contextlib.AsyncExitStack() as stack:
-        yield await _first_answering(
-            stack, endpoints.candidates(domain, policy), policy, find_login
-        )
-
-
-@contextlib.asynccontextmanager
-async def contact_at(
-    endpoint: Endpoint, policy: Policy, find_login: FindLogin
-) -> AsyncIterator[Registry]:
-    """Yield one endpoint of a registry, if it answers.
-
-    Raises:
-        RegistryFailed: it does not.
-    """
-    async with contextlib.AsyncExitStack() as stack:
-        yield await _first_answering(stack, [endpoint], policy, find_login)
-
-
-async def _first_answering(
-    stack: contextlib.AsyncExitStack,
-    candidates: list[Endpoint],
-    policy: Policy,
-    find_login: FindLogin,
-) -> Registry:
-    failures: list[AruntimeError] = []
-    for endpoint in candidates:
-        client = await stack.enter_async_context(await opened(endpoint, policy))
-        registry = Registry(endpoint, client, find_login)
-        try:
-            await check_is_registry(registry)
-        except RegistryFailed as error:
-            failures.append(error)
-            continue
-        return registry
-    # Of HTTPS and HTTP at one place, what plain HTTP says is what a person wants to know.
-    raise failures[-1]
+        failures: list[AruntimeError] = []
+        for endpoint in candidates:
+            connections = await stack.enter_async_context(await opened(endpoint, policy))
+            registry = Registry(endpoint, connections, find_login)
+            try:
+                await check_is_registry(registry)
+            except Untrusted:
+                raise  # plain HTTP in its place would be trusted even less
+            except RegistryFailed as error:
+                failures.append(error)
+                continue
+            break
+        else:
+            # Of HTTPS and HTTP at one place, a person wants to know what plain HTTP says.
+            raise failures[-1]
+        yield registry
 
 
 async def opened(endpoint: Endpoint, policy: Policy) -> httpx.AsyncClient:
@@ -269,13 +264,15 @@ async def check_is_registry(registry: Registry) -> None:
     """Ask an endpoint whether it speaks the protocol; once, and without a login.
 
     Raises:
+        Untrusted: its certificate is not good.
         RegistryFailed: it does not, or nobody is there.
     """
     endpoint = registry.endpoint
     try:
         response = await registry.client.get("/v2/")
     except Failure as error:
-        raise RegistryFailed(unreachable(endpoint, error)) from error
+        kind = Untrusted if BAD_CERTIFICATE in str(error) else RegistryFailed
+        raise kind(unreachable(endpoint, error)) from error
     if not response.is_success and response.status_code != httpx.codes.UNAUTHORIZED:
         raise RegistryFailed(
             f"{endpoint.url} is no registry: /v2/ gives status {response.status_code}"
@@ -286,7 +283,7 @@ def unreachable(endpoint: Endpoint, error: Exception) -> str:
     """Word a failed connection."""
     reason = " ".join(str(error).split()).lower() or type(error).__name__
     advice = ""
-    if "certificate verify failed" in reason:
+    if BAD_CERTIFICATE.lower() in reason:
         advice = (
             f"; put its authority's certificate into {CERTS_DIRECTORIES[0]}/{endpoint.host}/ca.crt"
         )
@@ -351,4 +348,5 @@ def refusal(
         return MissingThere(f"{place} has none: {text or 'not found'}")
     if status == httpx.codes.TOO_MANY_REQUESTS:
         return RegistryFailed(f"{place} is asked too often: {text or 'try again later'}")
-    return RegistryFailed(f"{place} fails with status {status}" + (f": {text}" if text else ""))
+    kind = Rejected if response.is_client_error else RegistryFailed
+    return kind(f"{place} fails with status {status}" + (f": {text}" if text else ""))

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aruntime.daemon.commands.run_request import read_file
-from aruntime.daemon.registry.authority import FindLogin, Login
+from aruntime.daemon.registry.authority import Login
 from aruntime.errors import InvalidParameter, RegistryFailed
 from aruntime.images.reference import DEFAULT_DOMAIN, LEGACY_DOMAIN
 
@@ -61,6 +61,9 @@ def parse_config(text: bytes, path: str) -> Config:
         raise InvalidParameter(f"{path} is not valid JSON: {error}") from None
     if not isinstance(found, dict):
         raise InvalidParameter(f"{path} is not a JSON object")
+    for key in ("auths", "credHelpers"):
+        if not isinstance(found.get(key), dict | None):
+            raise InvalidParameter(f"{path}: {key} is not a JSON object")
     return found
 
 
@@ -99,14 +102,6 @@ class Credentials:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.path = config_path(session.env)
-
-    def finder(self, domain: str) -> FindLogin:
-        """Return what finds the login for a registry."""
-
-        async def find() -> Login | None:
-            return await self.find(domain)
-
-        return find
 
     async def find(self, domain: str) -> Login | None:
         """Return the client's login for a registry.

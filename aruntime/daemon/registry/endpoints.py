@@ -31,19 +31,25 @@ class Endpoint(NamedTuple):
     mirror: bool
 
 
-def candidates(domain: str, policy: Policy) -> list[Endpoint]:
-    """Return the addresses of a registry in the order they are to be tried."""
+def mirrors(domain: str, policy: Policy) -> list[Endpoint]:
+    """Return the mirrors of a registry in the order they are to be tried, before itself."""
     found: list[Endpoint] = []
     for registry, url in policy.mirrors:
         if registry == domain:
             host = url.partition("://")[2]
             found.append(Endpoint(url, host, not is_insecure(host, policy), True))
-    host = HUB if domain == DEFAULT_DOMAIN else domain
-    insecure = is_insecure(host, policy)
-    found.append(Endpoint(f"https://{host}", host, not insecure, False))
-    if insecure:
-        found.append(Endpoint(f"http://{host}", host, False, False))
     return found
+
+
+def places(domain: str, policy: Policy) -> list[Endpoint]:
+    """Return the addresses of a registry itself in the order they are to be tried."""
+    host = HUB if domain == DEFAULT_DOMAIN else domain
+    if not is_insecure(host, policy):
+        return [Endpoint(f"https://{host}", host, True, False)]
+    return [
+        Endpoint(f"https://{host}", host, False, False),
+        Endpoint(f"http://{host}", host, False, False),
+    ]
 
 
 def tls_context(endpoint: Endpoint, policy: Policy) -> ssl.SSLContext:
