@@ -6,7 +6,7 @@ The counter files are a tree that the real v1 driver and reader take for the ker
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,9 +14,15 @@ from aruntime.cgroups.detect import Hierarchy
 from aruntime.cgroups.driver import Cgroup
 from aruntime.cgroups.v1 import V1Driver
 from aruntime.metering.account import COUNTERS, Account, Reading
+from aruntime.metering.chain import add_sums, sums_of
 from aruntime.metering.integrals import advance, begin, transition
+from aruntime.metering.ledger_reader import LedgerReader
 from aruntime.metering.meter import Meter
+from aruntime.metering.record import LedgerRecord
+from aruntime.metering.signing import is_signed
 from aruntime.metering.subject import MeterSubject
+from aruntime.metering.totals import TenantTotals
+from aruntime.metering.verifying import verified
 
 CORES = 4
 START = 1_000_000_000_000
@@ -165,3 +171,40 @@ def take(account: Account, *seen: Reading) -> Account:
     for reading in seen:
         account = advance(account, reading, cores=CORES).account
     return account
+
+
+def records_in(path: Path) -> list[LedgerRecord]:
+    """All records of a ledger, in their order."""
+    with LedgerReader(path / "ledger.db") as reader:
+        return list(reader.records())
+
+
+def faults_in(path: Path, *keys: str) -> list[str]:
+    """What is wrong with a ledger, as ``aruntime ledger verify`` would say it."""
+    with LedgerReader(path / "ledger.db") as reader, reader.instant():
+        return [str(fault) for fault in verified(reader, keys, is_signed).faults]
+
+
+def sums_by_tenant(records: Iterable[LedgerRecord]) -> dict[str, dict[str, int]]:
+    """Everything that adds up, per tenant; host records have none."""
+    sums: dict[str, dict[str, int]] = {}
+    for record in records:
+        sums[record.tenant] = add_sums(sums.get(record.tenant, {}), sums_of(record))
+    return sums
+
+
+def sums_of_totals(totals: TenantTotals) -> dict[str, int]:
+    """A tenant's totals by the names of sums over records, zeros left out."""
+    named = {
+        "running_ns": totals.container_ns - totals.paused_ns,
+        "paused_ns": totals.paused_ns,
+        "cpu_ns": totals.cpu_ns,
+        "mem_bytens2": totals.memory_bytens2,
+        "blk_read": totals.block_read_bytes,
+        "blk_write": totals.block_write_bytes,
+        "net_receive": totals.network_receive_bytes,
+        "net_transmit": totals.network_transmit_bytes,
+        "cpu_alloc_ns": totals.cpu_allocated_ns,
+        "mem_alloc_bytens2": totals.memory_allocated_bytens2,
+    }
+    return {name: value for name, value in named.items() if value}

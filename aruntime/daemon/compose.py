@@ -72,8 +72,8 @@ class Daemon:
     def apply_settings(self, settings: Settings) -> None:
         """Take over reloaded settings; the meter's loops obey at their next turn."""
         self.settings = self.parts.settings = settings
-        self.meter.poll_seconds = settings.poll_interval
-        self.meter.slow_seconds = settings.slow_interval
+        self.meter.rounds.poll_seconds = settings.poll_interval
+        self.meter.rounds.slow_seconds = settings.slow_interval
 
 
 @contextlib.asynccontextmanager

@@ -312,7 +312,7 @@ class ForeignCgroups:
     async def _refresh(self, watch: CgroupWatch) -> None:
         """In the rhythm of the slow readings: names, freezers, and what ended for good."""
         while True:
-            await trio.sleep(self._meter.slow_seconds)
+            await trio.sleep(self._meter.rounds.slow_seconds)
             groups = list(self._groups.items())
             for start in range(0, len(groups), CHUNK):
                 some = [

@@ -83,6 +83,17 @@ class Reading(NamedTuple):
     network: Mapping[str, Ints] | None = None
     process: ProcessIo | None = None
     memory_peak: int = 0
+    usage_bytes: int = 0
+    """All charged memory, page cache included."""
+    pids: int = 0
+
+
+class Request(NamedTuple):
+    """What is set aside for a container: the least it is charged for where max counts."""
+
+    cpu_milli: int = 0
+    """Thousandths of a core."""
+    memory_bytes: int = 0
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -102,6 +113,12 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     network: dict[str, Ints] = {}
     process: Ints = (0, 0, 0, 0)
     """read, write and cancelled bytes, then the net written bytes kept from falling."""
+    usage_bytens2: int = 0
+    """Twice the integral of all charged memory."""
+    cpu_alloc_ns: int = 0
+    """Sum over readings of max(request, usage); only running time is requested."""
+    memory_alloc_bytens2: int = 0
+    """The same of the doubled integral of the working set, over all time."""
 
     @property
     def process_read_bytes(self) -> int:
@@ -112,6 +129,19 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def process_written_bytes(self) -> int:
         """Storage writes of the process tree without what was truncated before writeback."""
         return self.process[3]
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What does not add up, of the time since the last record: it begins anew with each."""
+
+    samples: int = 0
+    max_gap_ns: int = 0
+    """Longest time between two readings."""
+    usage_peak: int = 0
+    """Highest usage seen; the kernel's own high-water mark whenever that rose."""
+    pids_peak: int = 0
+    estimated: tuple[str, ...] = ()
+    anomalies: tuple[str, ...] = ()
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -139,6 +169,12 @@ class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     exec_keys: tuple[str, ...] = ()
     """Those of them that may not be reaped yet, as ``pid-starttime``: none is added twice."""
     memory_peak: int = 0
+    """Of this incarnation."""
     estimated: tuple[str, ...] = ()
     """Why a part of the totals is an estimate, each reason once."""
     totals: Totals = Totals()
+    sample_usage: int = 0
+    """All charged memory at the last sample."""
+    requested_ns: int = 0
+    """Running time, of all incarnations, up to which the CPU request was counted."""
+    span: Span = Span()

@@ -22,8 +22,9 @@ from aruntime.metering.clock import WallClock, boottime_ns
 from aruntime.metering.export import ContainerView, DaemonView, View
 from aruntime.metering.health import Health
 from aruntime.metering.host import HostMeter, has_pressure, memory_bytes
+from aruntime.metering.ledger_file import LedgerFile
 from aruntime.metering.subject import Subject
-from aruntime.metering.totals import Durable, TenantTotals, TotalsFile, add_growth
+from aruntime.metering.totals import Durable, TenantTotals, add_growth
 
 
 class Frame(NamedTuple):
@@ -43,7 +44,7 @@ class _Instant(NamedTuple):
     subjects: list[tuple[Subject, Account]]
 
 
-def take(file: TotalsFile, subjects: Mapping[str, Subject], frame: Frame) -> View:
+def take(file: LedgerFile, subjects: Mapping[str, Subject], frame: Frame) -> View:
     """Take a view now."""
     with file.lock:
         durable = file.durable
@@ -82,6 +83,9 @@ def steady(account: Account, committed: Account | None) -> Account:
         paused_ns=before.paused_ns,
         pauses=before.pauses,
         process=before.process,
+        usage_bytens2=before.usage_bytens2,
+        cpu_alloc_ns=before.cpu_alloc_ns,
+        memory_alloc_bytens2=before.memory_alloc_bytens2,
     )
     return msgspec.structs.replace(account, totals=totals)
 

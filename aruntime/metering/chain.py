@@ -12,11 +12,12 @@ Out of scope: signing (:mod:`aruntime.metering.signing`), checking a whole ledge
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
-from aruntime.metering.record import LedgerRecord
+from aruntime.metering.record import LedgerRecord, canonical, chain_hash
 
 HOUR_NS = 3600 * 10**9
 
@@ -112,6 +113,45 @@ def add_sums(total: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int
     for name, value in more.items():
         added[name] = added.get(name, 0) + value
     return added
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of the chain, and what the whole chain adds up to."""
+
+    seq: int = 0
+    hash: str
+    sums: dict[str, int] = {}
+    """Over all records there ever were, by the names of :func:`sums_of`."""
+    kinds: dict[str, int] = {}
+    """Records by kind."""
+    estimated: dict[str, int] = {}
+    """Records by reason for which they are estimates."""
+
+
+class Sealed(NamedTuple):
+    """A record with its place in the chain, and its canonical bytes."""
+
+    record: LedgerRecord
+    text: bytes
+
+
+def append(head: Head, host_id: str, records: Iterable[LedgerRecord]) -> tuple[Head, list[Sealed]]:
+    """Number and chain records behind a head; the new head and what is to be stored."""
+    seq, last = head.seq, head.hash
+    sums, kinds, estimated = dict(head.sums), dict(head.kinds), dict(head.estimated)
+    sealed = []
+    for record in records:
+        seq += 1
+        numbered = msgspec.structs.replace(record, seq=seq, host_id=host_id, prev=last, hash="")
+        text = canonical(numbered)
+        last = chain_hash(last, text)
+        sealed.append(Sealed(msgspec.structs.replace(numbered, hash=last), text))
+        for name, value in sums_of(record).items():
+            sums[name] = sums.get(name, 0) + value
+        kinds[record.kind] = kinds.get(record.kind, 0) + 1
+        for reason in record.estimated:
+            estimated[reason] = estimated.get(reason, 0) + 1
+    return Head(seq=seq, hash=last, sums=sums, kinds=kinds, estimated=estimated), sealed
 
 
 def signed_bytes(checkpoint: Checkpoint) -> bytes:

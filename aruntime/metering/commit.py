@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import trio
 
 from aruntime.metering.health import Health
-from aruntime.metering.totals import Record, TotalsFile
+from aruntime.metering.ledger_file import LedgerFile
+from aruntime.metering.totals import Note, Record, joined
+
+Result = TypeVar("Result")
 
 
 class _Group:
@@ -21,13 +26,14 @@ class _Group:
 
     def __init__(self) -> None:
         self.records: dict[str, Record] = {}
+        self.notes: list[Note] = []
         self.durable: bool | None = None
 
 
 class GroupCommit:
-    """The single writer of a :class:`TotalsFile`. State: the gathering group and a lock."""
+    """The single writer of a :class:`LedgerFile`. State: the gathering group and a lock."""
 
-    def __init__(self, file: TotalsFile, health: Health) -> None:
+    def __init__(self, file: LedgerFile, health: Health) -> None:
         self._file = file
         self._health = health
         self._group = _Group()
@@ -35,12 +41,25 @@ class GroupCommit:
 
     def offer(self, record: Record) -> None:
         """Hand over a record for the next write, without waiting for one."""
-        self._group.records[record.container_id] = record
+        records = self._group.records
+        records[record.container_id] = joined(records.get(record.container_id), record)
+
+    def offer_note(self, note: Note) -> None:
+        """Hand over a record of the host itself."""
+        self._group.notes.append(note)
 
     @property
     def pending(self) -> int:
-        """Records that are not durable yet."""
+        """Containers whose last cut is not durable yet."""
         return len(self._group.records.keys() | self._file.durable.unwritten.keys())
+
+    async def exclusively(self, call: Callable[[], Result]) -> Result:
+        """Run another writer of the file in a worker thread, between two writes.
+
+        A call once begun is finished; the caller is cancelled after it.
+        """
+        async with self._writer:
+            return await trio.to_thread.run_sync(call)
 
     async def commit(self, *records: Record) -> bool:
         """Write the records and everything offered before; True when they are on disk.
@@ -61,7 +80,7 @@ class GroupCommit:
 
     def _write(self, group: _Group) -> sqlite3.Error | None:
         start = time.monotonic_ns()
-        error = self._file.write(group.records.values())
+        error = self._file.write(group.records.values(), group.notes)
         self._health.commit_duration.observe_ns(time.monotonic_ns() - start)
         if error is None:
             self._health.last_commit_ns = time.time_ns()

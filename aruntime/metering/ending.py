@@ -27,6 +27,10 @@ EQUAL_READINGS = 50
 OOM_KILLS = COUNTERS.index("oom_kills")
 
 
+SIGKILL_CODE = 137
+"""Of a program that the kernel killed for want of memory, in the shell's form."""
+
+
 class Final(NamedTuple):
     """The end of an incarnation."""
 
@@ -65,6 +69,13 @@ def finish(subject: Subject, zombie_pid: int, health: Health) -> None:
     except (OSError, ValueError) as error:
         health.polls_failed[controller_of(error)] += 1
         subject.give_up()
+
+
+def reason(oom_kills: int, exit_code: int | None, *, stopped: bool) -> str:
+    """Why a run ended, in the ledger's words; ``stopped``: somebody asked for it."""
+    if oom_kills > 0 and exit_code in (None, SIGKILL_CODE):
+        return "oom"
+    return "stop" if stopped else "exit"
 
 
 def recheck(subject: Subject, health: Health) -> bool:

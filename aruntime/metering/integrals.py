@@ -21,6 +21,8 @@ from aruntime.metering.account import (
     Ints,
     ProcessIo,
     Reading,
+    Request,
+    Span,
     Totals,
 )
 
@@ -29,6 +31,9 @@ CPU_BOUND_PERCENT = 105
 
 CPU_BOUND_SLACK_NS = 10_000_000
 """Per core: the kernel charges a running task at the tick, so a core may be a tick behind."""
+
+
+NO_REQUEST = Request()
 
 
 class Advance(NamedTuple):
@@ -52,17 +57,26 @@ def begin(previous: Account | None, cgroup: str, at_ns: int, *, is_new: bool) ->
     if previous is not None and not is_new and previous.incarnation.startswith(f"{cgroup}:"):
         return previous
     known = at_ns if is_new else 0
+    totals = previous.totals if previous is not None else Totals()
     return Account(
         incarnation=f"{cgroup}:{at_ns}",
         time_ns=at_ns,
         sample_ns=known,
         cpu_at_ns=known,
         estimated=previous.estimated if previous is not None else (),
-        totals=previous.totals if previous is not None else Totals(),
+        totals=totals,
+        requested_ns=totals.running_ns,
     )
 
 
-def advance(account: Account, reading: Reading, *, cores: int, hold: bool = False) -> Advance:
+def advance(
+    account: Account,
+    reading: Reading,
+    *,
+    cores: int,
+    hold: bool = False,
+    request: Request = NO_REQUEST,
+) -> Advance:
     """Take a reading of the same incarnation into the account.
 
     Args:
@@ -71,33 +85,33 @@ def advance(account: Account, reading: Reading, *, cores: int, hold: bool = Fals
         cores: processors of the host, for the bound of R3.
         hold: the container is dead: its memory counter shows only remains, so the last sample
             is held up to now instead of sloping down to them (metering rule of the final piece).
+        request: what is charged at least.
     """
     now = max(reading.boot_ns, account.time_ns)
     cpu_raw, cpu_delta, anomaly = _cpu_step(account, reading.cpu_ns, now, cores)
     anomalies = (anomaly,) if anomaly and not (anomaly == "cpu_bound" and account.cpu_held) else ()
     held = anomaly == "cpu_bound"
     slow, slow_totals, reset = _slow_step(account, reading)
-    totals = msgspec.structs.replace(
-        account.totals,
-        cpu_ns=account.totals.cpu_ns + cpu_delta,
-        memory_bytens2=account.totals.memory_bytens2
-        + _memory_step(account, reading.working_set, now, hold=hold),
-        **_time_step(account, now),
-        **slow_totals,
-    )
+    if reset:
+        anomalies = (*anomalies, "counter_reset")
+    grown = _integrals(account, reading, now, cpu_delta, hold=hold, request=request)
+    totals = msgspec.structs.replace(account.totals, **grown, **slow_totals)
     after = msgspec.structs.replace(
         account,
         time_ns=now,
         sample_ns=now,
         sample_bytes=account.sample_bytes if hold else reading.working_set,
+        sample_usage=account.sample_usage if hold else reading.usage_bytes,
         cpu_at_ns=account.cpu_at_ns if held else now,
         cpu_raw=cpu_raw,
         cpu_held=held,
         memory_peak=max(account.memory_peak, reading.memory_peak, reading.working_set),
+        requested_ns=totals.running_ns,
+        span=grow_span(account, account.span, reading, now, anomalies),
         totals=totals,
         **slow,
     )
-    return Advance(after, (*anomalies, "counter_reset") if reset else anomalies)
+    return Advance(after, anomalies)
 
 
 def transition(account: Account, status: str, at_ns: int) -> Account:
@@ -151,10 +165,13 @@ def bridge_gap(account: Account, reading: Reading, status: str, started_ns: int)
 
 
 def flag_estimate(account: Account, reason: str) -> Account:
-    """Note, once, that a part of the totals is estimated."""
-    if reason in account.estimated:
-        return account
-    return msgspec.structs.replace(account, estimated=(*account.estimated, reason))
+    """Note, once, that a part of the totals and of the open interval is estimated."""
+    span = msgspec.structs.replace(
+        account.span, estimated=add_new(account.span.estimated, (reason,))
+    )
+    return msgspec.structs.replace(
+        account, estimated=add_new(account.estimated, (reason,)), span=span
+    )
 
 
 def add_exec(
@@ -185,8 +202,14 @@ def close(account: Account, reading: Reading | None, at_ns: int) -> Account:
     totals = msgspec.structs.replace(
         after.totals, cpu_quarantined_ns=after.totals.cpu_quarantined_ns + excess
     )
+    noted = add_new(after.span.anomalies, (f"cpu_quarantined:{excess}",))
     return msgspec.structs.replace(
-        after, cpu_raw=reading.cpu_ns, cpu_at_ns=after.time_ns, cpu_held=False, totals=totals
+        after,
+        cpu_raw=reading.cpu_ns,
+        cpu_at_ns=after.time_ns,
+        cpu_held=False,
+        span=msgspec.structs.replace(after.span, anomalies=noted),
+        totals=totals,
     )
 
 
@@ -212,15 +235,65 @@ def _cpu_step(account: Account, raw: int, now: int, cores: int) -> tuple[int, in
     return raw, delta, anomaly
 
 
-def _memory_step(account: Account, working_set: int, now: int, *, hold: bool) -> int:
-    """Twice the area under the line from the last sample to this one; a step when held.
+def _integrals(
+    account: Account, reading: Reading, now: int, cpu_delta: int, *, hold: bool, request: Request
+) -> dict[str, int]:
+    """Changed totals of what the meter itself adds up, and of the CPU time it goes with."""
+    before = account.totals
+    area, usage_area, area_alloc = _memory_step(account, reading, now, hold, request.memory_bytes)
+    times = _time_step(account, now)
+    requested = 0
+    if milli := request.cpu_milli:
+        # A difference of two floors: no number of steps loses more than a nanosecond in all.
+        ran = times.get("running_ns", before.running_ns)
+        requested = ran * milli // 1000 - account.requested_ns * milli // 1000
+    return {
+        "cpu_ns": before.cpu_ns + cpu_delta,
+        "memory_bytens2": before.memory_bytens2 + area,
+        "usage_bytens2": before.usage_bytens2 + usage_area,
+        "cpu_alloc_ns": before.cpu_alloc_ns + max(requested, cpu_delta),
+        "memory_alloc_bytens2": before.memory_alloc_bytens2 + area_alloc,
+        **times,
+    }
 
-    An ended container uses none: what its cgroup still shows is page cache the kernel may drop.
+
+def _memory_step(
+    account: Account, reading: Reading, now: int, hold: bool, request: int
+) -> tuple[int, int, int]:
+    """Twice the areas under the lines from the last sample to this one; steps when held.
+
+    Of the working set, of the usage, and of the working set with the request as its floor. An
+    ended container uses none: what its cgroup still shows is page cache the kernel may drop.
     """
     if not account.sample_ns or account.status == "exited":
-        return 0
-    other = account.sample_bytes if hold else working_set
-    return (account.sample_bytes + other) * max(0, now - account.sample_ns)
+        return 0, 0, 0
+    span = max(0, now - account.sample_ns)
+    first, usage = account.sample_bytes, account.sample_usage
+    area = (first + (first if hold else reading.working_set)) * span
+    usage_area = (usage + (usage if hold else reading.usage_bytes)) * span
+    return area, usage_area, max(area, 2 * request * span)
+
+
+def grow_span(
+    account: Account, span: Span, reading: Reading, now: int, anomalies: tuple[str, ...]
+) -> Span:
+    """What does not add up, with one more reading of an account."""
+    seen = max(span.usage_peak, reading.usage_bytes, reading.working_set)
+    if reading.memory_peak > account.memory_peak:
+        seen = max(seen, reading.memory_peak)
+    return Span(
+        samples=span.samples + 1,
+        max_gap_ns=max(span.max_gap_ns, now - account.sample_ns if account.sample_ns else 0),
+        usage_peak=seen,
+        pids_peak=max(span.pids_peak, reading.pids),
+        estimated=span.estimated,
+        anomalies=add_new(span.anomalies, anomalies) if anomalies else span.anomalies,
+    )
+
+
+def add_new(known: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    """Each of both once, in the order of appearance."""
+    return (*known, *(one for one in more if one not in known))
 
 
 def _time_step(account: Account, now: int) -> dict[str, int]:

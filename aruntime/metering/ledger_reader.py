@@ -18,9 +18,10 @@ from urllib.parse import quote
 import msgspec
 
 from aruntime.errors import Unavailable
-from aruntime.metering.chain import HOUR_NS, Checkpoint, Rollup
+from aruntime.metering.chain import HOUR_NS, Checkpoint, Head, Rollup
 from aruntime.metering.record import LedgerRecord, decode, genesis
-from aruntime.metering.schema import NEWER_SCHEMA, SCHEMA_VERSION, is_ledger
+from aruntime.metering.schema import NEWER_SCHEMA, SCHEMA_VERSION, is_ledger, load_head
+from aruntime.metering.verifying import Row
 
 FIRST_WITH_RECORDS = 2
 """The schema that brought the records."""
@@ -112,6 +113,39 @@ class LedgerReader:
             cursor = self._connection.execute(query, (*values, -1 if limit is None else limit))
             for text, digest in cursor:
                 yield decode(text, digest)
+
+    @contextlib.contextmanager
+    def instant(self) -> Iterator[None]:
+        """Read as of one instant in the block, which no iteration may outlive."""
+        with _refusals(self._path):
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("ROLLBACK")
+
+    def rows(self) -> Iterator[Row]:
+        """All records as they are stored, in the order of their numbers, to be verified.
+
+        Raises:
+            Unavailable: the file cannot be read.
+        """
+        if self._schema < FIRST_WITH_RECORDS:
+            return
+        query = (
+            "SELECT seq, container_id, tenant, wall_start, wall_end, hash, CAST(record AS BLOB)"
+            " FROM records ORDER BY seq"
+        )
+        with _refusals(self._path):
+            for row in self._connection.execute(query):
+                yield Row._make(row)
+
+    def kept_head(self) -> Head | None:
+        """The head that the writer keeps beside the records; None in a ledger of schema 1."""
+        if self._schema < FIRST_WITH_RECORDS:
+            return None
+        with _refusals(self._path):
+            return load_head(self._connection, genesis(*self.host()))
 
     def head(self) -> tuple[int, str]:
         """Number and hash of the last record; 0 and the genesis hash of an empty ledger."""

@@ -10,9 +10,9 @@ containers that were not taken back yet would seem to fall.
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Iterable
+from functools import partial
 
 import msgspec
 import trio
@@ -21,17 +21,18 @@ from aruntime.cgroups.block import BlkioSource
 from aruntime.cgroups.driver import Driver
 from aruntime.metering import capture, ending, sampler
 from aruntime.metering.account import Account
-from aruntime.metering.clock import WallClock, boot_id, boottime_ns
-from aruntime.metering.commit import GroupCommit
+from aruntime.metering.books import Books
+from aruntime.metering.clock import boottime_ns
 from aruntime.metering.ending import OOM_KILLS, Final
 from aruntime.metering.export import View
 from aruntime.metering.health import Health
 from aruntime.metering.host import HostMeter, cpu_count
 from aruntime.metering.integrals import add_restart, begin
-from aruntime.metering.readers import access_to
+from aruntime.metering.record import LedgerRecord
+from aruntime.metering.roster import Roster
+from aruntime.metering.rounds import Rounds
 from aruntime.metering.snapshot import Snapshot, snapshot_of
 from aruntime.metering.subject import MeterSubject, NetworkRead, Subject
-from aruntime.metering.totals import Record, TotalsFile
 
 DEFAULT_POLL_SECONDS = 1.0
 DEFAULT_SLOW_SECONDS = 10.0
@@ -45,10 +46,16 @@ class Meter:
     Args:
         path: the file, ``ROOT/ledger.db``.
         driver: opens readers.
-        poll_seconds, slow_seconds: periods of the two loops; may be changed while running.
+        poll_seconds, slow_seconds: periods of the two loops.
         linger_seconds: how long an ended container's counters are exported.
         network: interface counters by container id, None without networks.
         cores: processors, for the bound of R3.
+        on_ledger_failure: ``run`` or ``refuse`` new containers while the disk refuses commits.
+
+    Attributes:
+        health: what the meter counts about itself.
+        rounds: the loops; their periods may be changed while they run.
+        ledger_path: of the file, for readers.
     """
 
     subject_type: type[Subject] = Subject
@@ -64,24 +71,37 @@ class Meter:
         linger_seconds: float = DEFAULT_LINGER_SECONDS,
         network: NetworkRead | None = None,
         cores: int | None = None,
+        on_ledger_failure: str = "run",
     ) -> None:
-        self.poll_seconds = poll_seconds
-        self.slow_seconds = slow_seconds
         self.linger_seconds = linger_seconds
-        self.network = network
         self.health = Health()
-        self.block_sources: list[BlkioSource] = []
-        """Set by the composition root after activating the block counters."""
         self.settled = False
+        self.ledger_path = path
         self._driver = driver
         self._cores = cores if cores is not None else cpu_count()
-        self._file = TotalsFile(path)
-        self._commits = GroupCommit(self._file, self.health)
-        self._commit_wanted = trio.Event()
-        self._subjects: dict[str, Subject] = {}
-        self._clock = WallClock.now()
-        self._boot_id = boot_id()
+        self._books = Books(path, self.health, on_failure=on_ledger_failure)
+        self._roster = Roster(
+            driver,
+            self._books,
+            self.health,
+            kind=self.subject_type,
+            cores=self._cores,
+            network=network,
+        )
+        self._subjects = self._roster.subjects
+        self.rounds = Rounds(self._roster, self._books, self.health, poll_seconds, slow_seconds)
         self._host: HostMeter | None = None
+
+    @property
+    def block_sources(self) -> list[BlkioSource]:
+        """Which counters of each disk are believed; the composition root says so at start."""
+        return self._roster.block_sources
+
+    @block_sources.setter
+    def block_sources(self, sources: list[BlkioSource]) -> None:
+        self._roster.block_sources = sources
+        believed = {row.source for row in sources} - {"none"}
+        self._books.blk_source = ",".join(sorted(believed))
 
     async def open(self) -> None:
         """Open or make the file and load the accounts.
@@ -89,15 +109,15 @@ class Meter:
         Raises:
             Unavailable: the file cannot be opened, is no ledger, or has a newer schema.
         """
-        await trio.to_thread.run_sync(self._file.open)
-        attributed = sum(tenant.cpu_ns for tenant in self._file.durable.tenants.values())
+        await trio.to_thread.run_sync(self._books.open)
+        attributed = sum(tenant.cpu_ns for tenant in self._books.file.durable.tenants.values())
         self._host = HostMeter(self._driver.hierarchy, attributed)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Poll and commit until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._poll)
-            nursery.start_soon(self._commit_offered)
+            nursery.start_soon(self.rounds.run)
+            nursery.start_soon(self._books.commit_offered)
             task_status.started()
 
     async def aclose(self) -> None:
@@ -106,14 +126,17 @@ class Meter:
         Shielded from cancellation: it ends when the disk has answered.
         """
         with trio.CancelScope(shield=True):
-            live = [subject for subject in self._subjects.values() if subject.is_live]
+            live = self._roster.live()
             for subject in live:
                 subject.slow_due_ns = 0
-            await trio.to_thread.run_sync(self._tick, live)
-            await self._commits.commit(*(self._record(subject, "daemon_stop") for subject in live))
+            await self.rounds.cycle()
+            for subject in live:
+                subject.cut("daemon_stop")
+                self._books.offer(subject, "daemon_stop")
+            await self._books.commits.commit()
             for subject in self._subjects.values():
                 subject.release()
-            await trio.to_thread.run_sync(self._file.close)
+            await trio.to_thread.run_sync(self._books.file.close)
 
     async def register(self, subject: MeterSubject, *, restarted: bool = False) -> None:
         """Meter a cgroup that was made this instant; call before anything runs in it.
@@ -127,10 +150,13 @@ class Meter:
 
         Raises:
             FileNotFoundError: the cgroup does not exist.
+            Unavailable: the ledger cannot be written and the settings say to refuse then.
         """
-        cgroup = self._name_of_cgroup(subject)
-        account = begin(self._account_of(subject.id), cgroup, boottime_ns(), is_new=True)
-        self._add(subject, add_restart(account) if restarted else account)
+        self._books.require_room()
+        cgroup = self._roster.cgroup_name(subject)
+        account = begin(self._roster.account_of(subject.id), cgroup, boottime_ns(), is_new=True)
+        added = self._roster.add(subject, add_restart(account) if restarted else account)
+        added.begin()
         await trio.lowlevel.checkpoint()
 
     async def resume_registration(self, subject: MeterSubject, status: str) -> None:
@@ -148,55 +174,61 @@ class Meter:
             OSError: the cgroup cannot be read.
         """
         try:
-            cgroup = self._name_of_cgroup(subject)
+            cgroup = self._roster.cgroup_name(subject)
         except FileNotFoundError:
             self.health.anomalies["unknown_cgroup"] += 1
             self.declare(msgspec.structs.replace(subject, cgroup=None), "exited")
             return
         now = boottime_ns()
-        started = min(now, self._clock.boot_at(subject.started_ns)) if subject.started_ns else now
-        account = begin(self._account_of(subject.id), cgroup, started, is_new=False)
-        added = self._add(subject, account)
+        clock = self._books.clock
+        started = min(now, clock.boot_at(subject.started_ns)) if subject.started_ns else now
+        account = begin(self._roster.account_of(subject.id), cgroup, started, is_new=False)
+        added = self._roster.add(subject, account)
         if account.status == "exited":
             return
         found_ns = await trio.to_thread.run_sync(added.adopt, status, started)
-        # Containers taken back together have their slow readings spread over the interval.
-        phase = len(self._subjects) % max(1, round(self.slow_seconds / self.poll_seconds))
-        added.slow_due_ns = now + round(phase * self.poll_seconds * 1e9)
+        added.slow_due_ns = now + self.rounds.phase_ns(len(self._subjects))
         if self._host is not None:
             self._host.exclude(found_ns)
-        self._offer(added, "start")
+        self._books.offer(added, "start")
 
     def declare(self, subject: MeterSubject, status: str) -> None:
         """Make a container known that has no cgroup now (status created or exited).
 
-        It counts in the tenant's containers; an exited one has no series of its own.
+        It counts in the tenant's containers; an exited one has no series of its own. A life of
+        it that has no final record in the ledger gets one that ends at the last commit (R9).
         """
-        account = self._account_of(subject.id) or Account(time_ns=boottime_ns())
-        added = self._add(subject, msgspec.structs.replace(account, status=status))
+        account = self._roster.account_of(subject.id) or Account(time_ns=boottime_ns())
+        added = self._roster.add(subject, msgspec.structs.replace(account, status=status))
         if status == "exited":
             added.drop_at_ns = 0
+            if added.cuts.is_open and added.cuts.interval is not None:
+                added.end(self._books.lost_reason(added.cuts.interval), None)
+                self._books.offer(added, "exit")
 
     async def settle(self, known: Iterable[str]) -> None:
         """All containers are taken back: drop accounts of the unknown, let exporters read.
 
         The usage of a dropped account stays in its tenant's totals, up to its last commit.
         """
-        stray = self._file.durable.accounts.keys() - set(known) - self._subjects.keys()
-        for container_id in stray:
-            self._commits.offer(self._file.forgetting(container_id))
-        await self._commits.commit()
+        accounts = self._books.file.durable.accounts
+        for container_id in accounts.keys() - set(known) - self._subjects.keys():
+            self._books.forget_stray(container_id)
+        await self._books.commits.commit()
         self.settled = True
 
     def rename(self, container_id: str, name: str) -> None:
         """Show a container under another name from now on."""
         if subject := self._subjects.get(container_id):
-            subject.about = msgspec.structs.replace(subject.about, name=name)
+            self.update(msgspec.structs.replace(subject.about, name=name))
 
     def update(self, subject: MeterSubject) -> None:
-        """Show changed limits, labels or policies from now on."""
-        if subject.id in self._subjects:
-            self._subjects[subject.id].about = subject
+        """Show changed limits, labels or policies from now on; the ledger cuts if they matter."""
+        known = self._subjects.get(subject.id)
+        if known is not None:
+            known.describe(subject, self._books.terms(subject))
+            if known.cuts.drafts:
+                self._books.offer(known, "update")
 
     def state(self, container_id: str, status: str) -> None:
         """Tell a change of status now: paused when frozen, running when the thaw is written."""
@@ -205,20 +237,23 @@ class Meter:
             return
         if status == "running" and subject.account.status == "created":
             subject.started_ns = time.time_ns()
+        was_paused = subject.account.status == "paused"
         subject.change(status, boottime_ns())
+        if was_paused:
+            self._books.offer(subject, "resume")
 
     async def cut(self, container_id: str, reason: str) -> None:
         """Force a complete reading now and offer it to the disk; does not wait for the disk.
 
         Args:
             container_id: a registered container; an unknown one is left alone.
-            reason: start, pause, resume, update.
+            reason: start, pause, resume, update, stats.
         """
         subject = self._subjects.get(container_id)
         if subject is None:
             return
         await trio.to_thread.run_sync(sampler.sample_now, subject, self.health)
-        self._offer(subject, reason)
+        self._books.offer(subject, reason)
 
     async def exec_final(self, container_id: str, pid: int) -> bool:
         """Add the storage traffic of an exec'd process that is a zombie, durably and only once.
@@ -234,10 +269,15 @@ class Meter:
             return False
         if not await trio.to_thread.run_sync(ending.count_exec, subject, pid):
             return False
-        return await self._commit(subject, "exec")
+        return await self._books.commit(subject, "exec")
 
     async def final(
-        self, container_id: str, *, exit_code: int | None, zombie_pid: int = 0
+        self,
+        container_id: str,
+        *,
+        exit_code: int | None,
+        zombie_pid: int = 0,
+        stopped: bool = False,
     ) -> Final:
         """The final reading, durable when this returns (or kept, if the disk refuses).
 
@@ -249,6 +289,7 @@ class Meter:
             exit_code: None when it is unknown or the program never ran.
             zombie_pid: init, 0 when it was reaped by somebody else: then the storage traffic of
                 the process tree is what the last live reading saw.
+            stopped: somebody asked for the end.
 
         Raises:
             KeyError: the container was never registered.
@@ -258,9 +299,11 @@ class Meter:
         subject.exit_code = exit_code
         subject.finished_ns = time.time_ns()
         subject.drop_at_ns = boottime_ns() + round(self.linger_seconds * 1e9)
-        durable = await self._commit(subject, "exit")
         account = subject.account
-        return Final(container_id, exit_code, account.raw[OOM_KILLS], account.totals, durable)
+        oom_kills = account.raw[OOM_KILLS]
+        subject.end(ending.reason(oom_kills, exit_code, stopped=stopped), exit_code)
+        durable = await self._books.commit(subject, "exit")
+        return Final(container_id, exit_code, oom_kills, account.totals, durable)
 
     async def recheck(self, container_id: str) -> bool:
         """Last look before the cgroup is removed; growth since ``final`` is made durable.
@@ -272,8 +315,11 @@ class Meter:
         if subject is None:
             return False
         grown = await trio.to_thread.run_sync(ending.recheck, subject, self.health)
+        subject.end("exit", None)
         if grown:
-            await self._commit(subject, "exit")
+            await self._books.commit(subject, "exit")
+        elif subject.cuts.drafts:
+            self._books.offer(subject, "exit")
         return grown
 
     def unregister(self, container_id: str) -> None:
@@ -291,11 +337,12 @@ class Meter:
         if subject is None or subject.removed:
             return
         subject.release()
-        with self._file.lock:
+        subject.end("exit", None)
+        with self._books.file.lock:
             subject.removed = True
             if subject.drop_at_ns is None:
                 subject.drop_at_ns = 0
-        self._offer(subject, "remove")
+        self._books.offer(subject, "remove")
 
     def snapshot(self, container_id: str) -> Snapshot | None:
         """Latest numbers of a container, None when it is unknown."""
@@ -309,91 +356,40 @@ class Meter:
             host=self._host,
             cgroup_mode=self._driver.hierarchy.mode,
             block_sources=self.block_sources,
-            pending=self._commits.pending,
+            pending=self._books.commits.pending,
             cores=self._cores,
-            clock=self._clock,
+            clock=self._books.clock,
         )
-        return capture.take(self._file, self._subjects, frame)
+        return capture.take(self._books.file, self._subjects, frame)
 
-    def _account_of(self, container_id: str) -> Account | None:
-        known = self._subjects.get(container_id)
-        if known is not None:
-            return known.account
-        return self._file.durable.accounts.get(container_id)
+    async def usage_records(
+        self, since_ns: int, until_ns: int, tenant: str | None = None
+    ) -> list[LedgerRecord]:
+        """Ledger records that have a part in a time window, up to this instant.
 
-    def _name_of_cgroup(self, subject: MeterSubject) -> str:
-        if subject.cgroup is None:
-            raise FileNotFoundError(errno.ENOENT, "no cgroup", subject.name)
-        return f"{self._boot_id}:{self._driver.inode(subject.cgroup)}"
+        Durable ones, and for what is not cut or not durable yet, records with ``seq`` 0 from a
+        fresh reading of every living container. All as of one instant: nothing is doubled.
 
-    def _add(self, about: MeterSubject, account: Account) -> Subject:
-        previous = self._subjects.get(about.id)
-        if previous is not None:
-            previous.release()
-        access = None
-        if about.cgroup is not None:
-            access = access_to(self._driver, about.cgroup, len(self._subjects))
-        added = self.subject_type(
-            about,
-            account,
-            access,
-            health=self.health,
-            cores=self._cores,
-            network=self.network,
-            disks=tuple(row.disk.name for row in self.block_sources if row.source != "none"),
-        )
-        with self._file.lock:
-            self._subjects[about.id] = added
-        return added
+        Args:
+            since_ns, until_ns: Unix times, [since, until).
+            tenant: of this one only.
 
-    def _record(self, subject: Subject, reason: str) -> Record:
-        about = subject.about
-        return Record(about.id, about.tenant, subject.account, reason, forget=subject.removed)
-
-    def _offer(self, subject: Subject, reason: str) -> None:
-        """Hand the account to the disk without waiting; a forgotten one never again.
-
-        Its last record drops it, and a later one would add its whole usage a second time.
+        Raises:
+            Unavailable: the ledger cannot be read.
         """
-        if not subject.removed or reason == "remove":
-            self._commits.offer(self._record(subject, reason))
-            self._commit_wanted.set()
+        await trio.to_thread.run_sync(self.rounds.read_all)
+        await self._books.commits.commit()
+        collect = partial(self._books.usage_records, self._subjects, since_ns, until_ns, tenant)
+        return await trio.to_thread.run_sync(collect)
 
-    async def _commit(self, subject: Subject, reason: str) -> bool:
-        """As :meth:`_offer`, and wait for the disk; whether it took the account."""
-        if subject.removed:
-            return False
-        return await self._commits.commit(self._record(subject, reason))
+    async def change_price(self, version: str) -> bool:
+        """Cut all records now; those that follow are stamped with the version.
 
-    def _tick(self, subjects: list[Subject]) -> list[Subject]:
-        slow_interval_ns = round(self.slow_seconds * 1e9)
-        return sampler.cycle(subjects, slow_interval_ns, self.health, self._clock)
-
-    async def _poll(self) -> None:
-        """The polling loop, on an absolute schedule; a late cycle is counted, not made up."""
-        due = trio.current_time()
-        while True:
-            due += self.poll_seconds
-            late = trio.current_time() - due
-            if late > 0:
-                self.health.overruns += 1
-                due += self.poll_seconds * int(late / self.poll_seconds)
-            await trio.sleep_until(due)
-            self._drop_lingered()
-            live = [subject for subject in self._subjects.values() if subject.is_live]
-            for subject in await trio.to_thread.run_sync(self._tick, live):
-                if self._subjects.get(subject.about.id) is subject:
-                    self._offer(subject, "poll")
-
-    async def _commit_offered(self) -> None:
-        """Write what was offered; beside the polling loop, which a slow disk must not delay."""
-        while True:
-            await self._commit_wanted.wait()
-            self._commit_wanted = trio.Event()
-            await self._commits.commit()
-
-    def _drop_lingered(self) -> None:
-        now = boottime_ns()
-        for container_id, subject in list(self._subjects.items()):
-            if subject.removed and subject.drop_at_ns is not None and subject.drop_at_ns <= now:
-                del self._subjects[container_id]
+        Returns whether the change is on disk; if not, it is with the next commit it takes.
+        """
+        await trio.to_thread.run_sync(self.rounds.reprice, version)
+        self._books.note_price()
+        for subject in list(self._subjects.values()):
+            if subject.cuts.drafts:
+                self._books.offer(subject, "price")
+        return await self._books.commits.commit()

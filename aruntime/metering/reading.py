@@ -22,7 +22,9 @@ GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV})
 
 def from_fast(stats: FastStats, boot_ns: int) -> Reading:
     """A reading of the billed numbers alone."""
-    return Reading(boot_ns, stats.cpu_usage_ns, stats.working_set_bytes)
+    return Reading(
+        boot_ns, stats.cpu_usage_ns, stats.working_set_bytes, usage_bytes=stats.memory_usage_bytes
+    )
 
 
 def from_stats(
@@ -57,6 +59,8 @@ def from_stats(
         network=network,
         process=process,
         memory_peak=memory.peak_bytes if memory is not None else 0,
+        usage_bytes=memory.usage_bytes if memory is not None else 0,
+        pids=stats.pids.current if stats.pids is not None else 0,
     )
 
 

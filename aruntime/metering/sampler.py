@@ -11,26 +11,22 @@ import os
 import time
 from collections.abc import Iterable
 
-from aruntime.metering.clock import WallClock, boottime_ns
+from aruntime.metering.clock import boottime_ns
 from aruntime.metering.health import Health
 from aruntime.metering.subject import Subject
 
 
-def cycle(
-    subjects: Iterable[Subject], slow_interval_ns: int, health: Health, clock: WallClock
-) -> list[Subject]:
-    """One cycle with its own bookkeeping; returns the subjects that were read completely."""
+def cycle(subjects: Iterable[Subject], slow_interval_ns: int, health: Health) -> list[Subject]:
+    """One cycle with its own bookkeeping; returns the subjects that have something to commit."""
     start = time.monotonic_ns()
     complete = tick(subjects, slow_interval_ns=slow_interval_ns, health=health)
     health.poll_duration.observe_ns(time.monotonic_ns() - start)
     health.last_poll_ns = time.time_ns()
-    if clock.check(wall_ns=health.last_poll_ns, boot_ns=boottime_ns()):
-        health.anomalies["clock_step"] += 1
     return complete
 
 
 def tick(subjects: Iterable[Subject], *, slow_interval_ns: int, health: Health) -> list[Subject]:
-    """Sample every subject once; return those that were read completely.
+    """Sample every subject once; return those that were read completely or cut.
 
     A container that cannot be read is counted and left for the next cycle; it never keeps the
     others from being read.
@@ -48,6 +44,8 @@ def tick(subjects: Iterable[Subject], *, slow_interval_ns: int, health: Health) 
             # On a schedule of its own; readings that were missed are not made up.
             due = subject.slow_due_ns + slow_interval_ns
             subject.slow_due_ns = due if due > now else now + slow_interval_ns
+            complete.append(subject)
+        elif subject.cuts.drafts:
             complete.append(subject)
     return complete
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 import sqlite3
 import time
 import uuid
+from collections.abc import Callable, Iterable
+
+import msgspec
 
 from aruntime.errors import Unavailable
+from aruntime.metering.chain import Head, Sealed
 
 SCHEMA_VERSION = 2
 
@@ -95,10 +99,12 @@ def is_ledger(connection: sqlite3.Connection) -> bool:
     return owner == APPLICATION_ID
 
 
-def prepare(connection: sqlite3.Connection, path: str) -> int:
-    """Check the file, set the pragmas, make the tables of a new one.
+Migration = Callable[[sqlite3.Connection], None]
+"""Fills the tables of schema 2 from those of schema 1, inside the upgrade's transaction."""
 
-    Returns the schema it had: 0 if it was made now. What it has then is SCHEMA_VERSION.
+
+def prepare(connection: sqlite3.Connection, path: str, migrate: Migration) -> None:
+    """Check the file, set the pragmas, make the tables of a new one, bring an old one up.
 
     Raises:
         Unavailable: it is no ledger or has a newer schema; it is left as it is.
@@ -113,11 +119,10 @@ def prepare(connection: sqlite3.Connection, path: str) -> int:
     for pragma in PRAGMAS:
         connection.execute(pragma)
     if found < SCHEMA_VERSION:
-        _upgrade(connection, found)
-    return found
+        _upgrade(connection, found, migrate)
 
 
-def _upgrade(connection: sqlite3.Connection, found: int) -> None:
+def _upgrade(connection: sqlite3.Connection, found: int, migrate: Migration) -> None:
     """One transaction from any older schema to the present one."""
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -129,9 +134,42 @@ def _upgrade(connection: sqlite3.Connection, found: int) -> None:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         for statement in SCHEMA_2:
             connection.execute(statement)
+        if found == 1:
+            migrate(connection)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def insert_records(connection: sqlite3.Connection, sealed: Iterable[Sealed]) -> None:
+    """Append to the chain; part of the caller's transaction."""
+    connection.executemany(
+        "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                record.seq,
+                record.container_id,
+                record.tenant,
+                record.wall_start,
+                record.wall_end,
+                record.hash,
+                text.decode(),
+            )
+            for record, text in sealed
+        ],
+    )
+
+
+def set_state(connection: sqlite3.Connection, key: str, value: object) -> None:
+    """Write one of the values in ``state`` (JSON); part of the caller's transaction."""
+    text = msgspec.json.encode(value).decode()
+    connection.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (key, text))
+
+
+def load_head(connection: sqlite3.Connection, genesis_hash: str) -> Head:
+    """The end of the chain; of an empty one, where it will begin."""
+    row = connection.execute("SELECT value FROM state WHERE key = 'head'").fetchone()
+    return msgspec.json.decode(row[0], type=Head) if row is not None else Head(hash=genesis_hash)

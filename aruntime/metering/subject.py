@@ -18,14 +18,20 @@ from aruntime.cgroups.reader import Reader
 from aruntime.cgroups.stats import FastStats, Stats
 from aruntime.metering.account import Account, Ints, ProcessIo, Reading
 from aruntime.metering.clock import boottime_ns
+from aruntime.metering.cutting import Cutter, Draft
 from aruntime.metering.health import Health
 from aruntime.metering.integrals import advance, bridge_gap, close, flag_estimate, transition
+from aruntime.metering.intervals import Interval, Terms
 from aruntime.metering.readers import Access
 from aruntime.metering.reading import GONE, from_fast, from_stats, read_tree_io
 from aruntime.metering.totals import tenant_share
 
 SLOW_READ_NS = 50_000_000
 """A reading that took longer than this spans a pause of the machine; it is flagged."""
+
+
+DEFAULT_PERIOD_US = 100_000
+"""Of cpu.cfs_period_us and cpu.max."""
 
 
 class MeterSubject(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +56,31 @@ class MeterSubject(msgspec.Struct, frozen=True, kw_only=True):
     """Where its counters are; None when it has no cgroup at present."""
 
 
+def terms_of(about: MeterSubject, *, blk_source: str = "", price_version: str = "") -> Terms:
+    """What ledger records say of a container.
+
+    A request that was not made is the limit, as in Kubernetes: who limits a container to two
+    cores sets two aside.
+    """
+    cpu = about.resources.get("cpu") or {}
+    memory = about.resources.get("memory") or {}
+    quota, period = cpu.get("quota") or 0, cpu.get("period") or DEFAULT_PERIOD_US
+    cpu_limit = quota * 1000 // period if quota > 0 else 0
+    mem_limit = max(0, memory.get("limit") or 0)
+    return Terms(
+        tenant=about.tenant,
+        name=about.name,
+        image_digest=about.image_digest,
+        labels=about.labels,
+        cpu_request_milli=about.cpu_request_milli or cpu_limit,
+        cpu_limit_milli=cpu_limit,
+        mem_request=max(0, memory.get("reservation") or 0) or mem_limit,
+        mem_limit=mem_limit,
+        blk_source=blk_source,
+        price_version=price_version,
+    )
+
+
 NetworkRead = Callable[[str], Mapping[str, Ints] | None]
 """Container id to counters per interface (see account.NETWORK_COUNTERS), None without any."""
 
@@ -61,6 +92,7 @@ class Subject:
 
     Attributes:
         about: the supervisor's description, replaced as a whole.
+        cuts: makes ledger records of the account; used under the lock only.
         account: replaced as a whole after each reading.
         stats: the last complete reading, None before the first and after the end.
         fast: the last quick reading, never older than ``stats``.
@@ -73,6 +105,7 @@ class Subject:
         account: Account,
         access: Access | None,
         *,
+        cuts: Cutter,
         health: Health,
         cores: int,
         network: NetworkRead | None = None,
@@ -80,6 +113,7 @@ class Subject:
     ) -> None:
         self.about = about
         self.account = account
+        self.cuts = cuts
         self.stats: Stats | None = None
         self.fast: FastStats | None = None
         self.has_pressure = False
@@ -107,6 +141,8 @@ class Subject:
     def sample(self, *, slow: bool, clock: Callable[[], int] = boottime_ns) -> bool:
         """Take one reading into the account; False when the cgroup is gone or has ended.
 
+        The first reading of an hour reads everything: the records of the last one end with it.
+
         Raises:
             OSError: a file cannot be read although the cgroup exists.
             ValueError: a file is not in the kernel's format.
@@ -114,17 +150,46 @@ class Subject:
         with self._lock:
             if self.account.status == "exited":
                 return False
-            reading = self._read(slow=slow, clock=clock)
+            reading = self._read(slow=slow or self.cuts.crosses(clock()), clock=clock)
             if reading is None:
                 return False
             self._take(reading)
             return True
 
+    def begin(self) -> None:
+        """Open the ledger's interval of an incarnation that begins here."""
+        with self._lock:
+            self.account = self.cuts.start(self.account)
+
     def change(self, status: str, at_ns: int) -> None:
         """Change the status at a boot time; does not read."""
         with self._lock:
             if self.account.status != "exited":
-                self.account = transition(self.account, status, at_ns)
+                after = transition(self.account, status, at_ns)
+                self.account = self.cuts.change(self.account, after)
+
+    def describe(self, about: MeterSubject, terms: Terms) -> None:
+        """Replace the description; what the ledger says of it changes at the last reading."""
+        with self._lock:
+            self.about = about
+            if terms != self.cuts.terms:
+                self.cuts.terms = terms
+                self.account = self.cuts.cut(self.account)
+
+    def cut(self, end_reason: str = "cut") -> None:
+        """End the ledger's interval at the last reading."""
+        with self._lock:
+            self.account = self.cuts.cut(self.account, end_reason=end_reason)
+
+    def end(self, end_reason: str, exit_code: int | None) -> None:
+        """End the incarnation in the ledger, where the account stands."""
+        with self._lock:
+            self.account = self.cuts.end(self.account, end_reason, exit_code)
+
+    def hand_over(self) -> tuple[Account, Interval | None, tuple[Draft, ...]]:
+        """The account and the records cut from it so far, which are the caller's from now on."""
+        with self._lock:
+            return self.account, self.cuts.interval, self.cuts.hand_over()
 
     def adopt(self, status: str, started_ns: int, clock: Callable[[], int] = boottime_ns) -> int:
         """First reading after a daemon's death: bridge the gap; CPU nanoseconds found in it.
@@ -135,15 +200,17 @@ class Subject:
             clock: boot time.
         """
         with self._lock:
-            before = self.account.totals.cpu_ns
             reading = self._read(slow=True, clock=clock)
             if reading is None:
                 self._count("unknown_cgroup")
                 return 0
-            self.account = bridge_gap(self.account, reading, status, started_ns)
+            known = self.cuts.is_of(self.account.incarnation)
+            before = self.cuts.cut(self.account) if known else self.cuts.start(self.account)
+            bridged = bridge_gap(before, reading, status, started_ns)
             self._count("gap")
-            self._take(reading)
-            return self.account.totals.cpu_ns - before
+            self._take(reading, since=bridged)
+            self.account = self.cuts.bridge(before, self.account)
+            return self.account.totals.cpu_ns - before.totals.cpu_ns
 
     def finish(
         self,
@@ -254,8 +321,14 @@ class Subject:
             self._reader.close()
             self._reader = None
 
-    def _take(self, reading: Reading, *, hold: bool = False) -> None:
-        self.account, anomalies = advance(self.account, reading, cores=self._cores, hold=hold)
+    def _take(self, reading: Reading, *, hold: bool = False, since: Account | None = None) -> None:
+        """Advance the account, or a bridged one, whose gap the caller cuts."""
+        before = since if since is not None else self.account
+        after, anomalies = advance(
+            before, reading, cores=self._cores, hold=hold, request=self.cuts.terms.request
+        )
+        cut = since is None
+        self.account = self.cuts.take(before, after, reading, anomalies) if cut else after
         self.polled_boot_ns = reading.boot_ns
         for kind in anomalies:
             self._count(kind)

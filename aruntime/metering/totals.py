@@ -1,28 +1,37 @@
-"""What must survive every crash: tenant totals and container accounts, in one SQLite file.
+"""What is committed: tenant totals, a container's account with its ledger records. Pure.
 
-One transaction holds the new account of a container (baseline and totals) *and* the growth of its
-tenant's totals, so after ``kill -9`` at any instruction a difference is either there, with the
-baseline it grew from, or it is computed again from the old baseline. Nothing is lost, doubled or
-lowered. Records carry absolute accounts, not differences: writing one twice changes nothing.
+One transaction holds the new account of a container (baseline and totals), the records cut from
+it *and* the growth of its tenant's totals, so after ``kill -9`` at any instruction a difference
+is either there, with the baseline it grew from, or it is computed again from the old baseline.
+Accounts are absolute, and records are numbered per container: writing one twice changes nothing.
 
-One thread at a time may write; callers serialise :meth:`TotalsFile.write` (group commit is
-:mod:`aruntime.metering.commit`'s). The file is ``ROOT/ledger.db``; schema 1 holds no history, the
-ledger's records come with schema 2, which migrates it. A newer schema is refused.
+Out of scope: the file (:mod:`aruntime.metering.ledger_file`), who writes when
+(:mod:`aruntime.metering.commit`).
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import threading
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
 
-from aruntime.errors import Unavailable
 from aruntime.metering.account import Account, Ints, Totals
-from aruntime.metering.schema import prepare
+from aruntime.metering.chain import Head
+from aruntime.metering.cutting import Draft
+from aruntime.metering.intervals import Interval, can_merge, have_one_price, merge
+from aruntime.metering.record import LedgerRecord
+
+KEPT_DRAFTS = 16
+"""Ledger records of one container that wait for a full disk before neighbours are merged."""
+
+
+class Note(NamedTuple):
+    """A ledger record of the host itself, and what it changes."""
+
+    record: LedgerRecord | None
+    """None: only the state changes."""
+    state: dict[str, object] = {}  # noqa: RUF012 - never changed
+    """Values of the table ``state`` that change with it."""
 
 
 class TenantTotals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -37,6 +46,9 @@ class TenantTotals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     block_write_bytes: int = 0
     network_receive_bytes: int = 0
     network_transmit_bytes: int = 0
+    cpu_allocated_ns: int = 0
+    """Sum over readings of max(request, usage)."""
+    memory_allocated_bytens2: int = 0
     containers: int = 0
     """Containers that were ever committed."""
 
@@ -51,6 +63,42 @@ class Record(NamedTuple):
     """Why it was cut: poll, start, pause, resume, update, exec, exit, remove, daemon_stop."""
     forget: bool = False
     """The container was removed: keep its usage with the tenant, drop its account."""
+    interval: Interval | None = None
+    """Where its next ledger record begins; None leaves what is on disk."""
+    drafts: tuple[Draft, ...] = ()
+    """Ledger records that go to the disk with the account they were cut from."""
+
+
+def joined(first: Record | None, second: Record) -> Record:
+    """One of two commits of a container that wait for the disk: the account of the later one.
+
+    The records of both; when they become many, neighbours are made one (R18).
+    """
+    if first is None:
+        return second
+    return second._replace(
+        interval=second.interval if second.interval is not None else first.interval,
+        drafts=shrunk((*first.drafts, *second.drafts)),
+    )
+
+
+def shrunk(drafts: tuple[Draft, ...]) -> tuple[Draft, ...]:
+    """Drafts, the oldest made one when they are too many: sums stay, resolution is lost.
+
+    Never call it with drafts of which some may be on disk already: the numbers of those that are
+    merged vanish.
+    """
+    for limit, may_merge in ((KEPT_DRAFTS, can_merge), (4 * KEPT_DRAFTS, have_one_price)):
+        excess = len(drafts) - limit
+        kept: list[Draft] = []
+        for draft in drafts:
+            if excess > 0 and kept and may_merge(kept[-1].record, draft.record):
+                kept[-1] = Draft(draft.nth, merge(kept[-1].record, draft.record))
+                excess -= 1
+            else:
+                kept.append(draft)
+        drafts = tuple(kept)
+    return drafts
 
 
 class Durable(NamedTuple):
@@ -59,6 +107,10 @@ class Durable(NamedTuple):
     tenants: dict[str, TenantTotals]
     accounts: dict[str, Account]
     unwritten: dict[str, Record]
+    intervals: dict[str, Interval] = {}  # noqa: RUF012 - never changed
+    head: Head = Head(hash="")
+    notes: tuple[Note, ...] = ()
+    """Those the disk still refuses."""
 
 
 def tenant_share(totals: Totals) -> Ints:
@@ -72,10 +124,12 @@ def tenant_share(totals: Totals) -> Ints:
         sum(row[1] for row in totals.block.values()),
         sum(row[0] for row in totals.network.values()),
         sum(row[1] for row in totals.network.values()),
+        totals.cpu_alloc_ns,
+        totals.memory_alloc_bytens2,
     )
 
 
-_NOTHING = (0,) * 8
+_NOTHING = (0,) * 10
 
 
 def add_growth(tenant: TenantTotals, before: Account | None, after: Account) -> TenantTotals:
@@ -90,147 +144,13 @@ def add_growth(tenant: TenantTotals, before: Account | None, after: Account) -> 
     return TenantTotals(**fields, containers=tenant.containers + (before is None))
 
 
-class TotalsFile:
-    """Owns the SQLite connection. All methods block; call them off the event loop.
-
-    Attributes:
-        durable: the last committed state, replaced as a whole under ``lock`` so that whoever
-            adds live numbers to it sees one instant.
-        host_id: made once with the file.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.lock = threading.Lock()
-        self.durable = Durable({}, {}, {})
-        self.host_id = ""
-        self._connection: sqlite3.Connection | None = None
-        self._sequences: dict[str, int] = {}
-        self._tenant_of: dict[str, str] = {}
-
-    def open(self) -> None:
-        """Open or make the file and load it.
-
-        Raises:
-            Unavailable: the file cannot be made or read, is no ledger, or has a newer schema.
-        """
-        try:
-            # SQLite gives its log beside the file the mode that the file has at that moment.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-            self._connection = connection
-            prepare(connection, self.path)
-            self._load(connection)
-        except (OSError, sqlite3.Error, msgspec.DecodeError) as error:
-            self.close()
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise Unavailable(
-                f"cannot open ledger {self.path}: {reason}; check the disk, or move the file away"
-            ) from error
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close the connection; what is unwritten is lost, as after a crash."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def write(self, records: Iterable[Record]) -> sqlite3.Error | None:
-        """Commit records and whatever was refused before, in one transaction.
-
-        Never raises for a failing disk: the records are kept in memory, visible in
-        ``durable.unwritten``, and go with the next call (rule R18). Returns the error if so.
-        """
-        batch = dict(self.durable.unwritten)
-        for record in records:
-            batch[record.container_id] = record
-        if not batch:
-            return None
-        tenants, accounts = dict(self.durable.tenants), dict(self.durable.accounts)
-        sequences = dict(self._sequences)
-        for record in batch.values():
-            _apply(record, tenants, accounts, sequences)
-        try:
-            self._commit(batch, tenants, sequences)
-        except sqlite3.Error as error:
-            with self.lock:
-                self.durable = self.durable._replace(unwritten=batch)
-            return error
-        self._sequences = sequences
-        with self.lock:
-            self.durable = Durable(tenants, accounts, {})
-        return None
-
-    def forgetting(self, container_id: str) -> Record:
-        """The record that drops an account loaded from the file and not taken back."""
-        account = self.durable.accounts[container_id]
-        tenant = self._tenant_of[container_id]
-        return Record(container_id, tenant, account, "remove", forget=True)
-
-    def _commit(
-        self, batch: dict[str, Record], tenants: dict[str, TenantTotals], sequences: dict[str, int]
-    ) -> None:
-        if self._connection is None:
-            raise sqlite3.ProgrammingError("the ledger is closed")
-        encode = msgspec.json.encode
-        touched = {record.tenant for record in batch.values()}
-        connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            connection.executemany(
-                "INSERT OR REPLACE INTO tenants VALUES (?, ?)",
-                [(name, encode(tenants[name]).decode()) for name in touched],
-            )
-            connection.executemany(
-                "INSERT OR REPLACE INTO containers VALUES (?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        record.container_id,
-                        record.tenant,
-                        record.account.incarnation,
-                        sequences[record.container_id],
-                        record.reason,
-                        encode(record.account).decode(),
-                    )
-                    for record in batch.values()
-                    if not record.forget
-                ],
-            )
-            connection.executemany(
-                "DELETE FROM containers WHERE container_id = ?",
-                [(record.container_id,) for record in batch.values() if record.forget],
-            )
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-
-    def _load(self, connection: sqlite3.Connection) -> None:
-        self.host_id = connection.execute("SELECT id FROM host").fetchone()[0]
-        tenants = {
-            name: msgspec.json.decode(totals, type=TenantTotals)
-            for name, totals in connection.execute("SELECT tenant, totals FROM tenants")
-        }
-        accounts: dict[str, Account] = {}
-        rows = connection.execute("SELECT container_id, tenant, seq, account FROM containers")
-        for container_id, tenant, seq, account in rows:
-            accounts[container_id] = msgspec.json.decode(account, type=Account)
-            self._sequences[container_id] = seq
-            self._tenant_of[container_id] = tenant
-        with self.lock:
-            self.durable = Durable(tenants, accounts, {})
-
-
-def _apply(
+def apply(
     record: Record,
     tenants: dict[str, TenantTotals],
     accounts: dict[str, Account],
     sequences: dict[str, int],
 ) -> None:
-    """What the file will hold after a record."""
+    """Change what the file holds into what it will hold after a record."""
     before = accounts.get(record.container_id)
     tenants[record.tenant] = add_growth(
         tenants.get(record.tenant, TenantTotals()), before, record.account

@@ -116,7 +116,7 @@ async def measure(
     print(f"{len(ids)} containers; event loop alone: {probe_only}")
     probe.summary()
     await nursery.start(meter.run)
-    await trio.sleep(max(3.0, meter.slow_seconds + 1))
+    await trio.sleep(max(3.0, meter.rounds.slow_seconds + 1))
     probe.summary()
     before = cpu_seconds()
     await trio.sleep(seconds)

@@ -34,7 +34,9 @@ class ForeignMeter(Meter):
         await super().resume_registration(subject, status)
         known = self._foreign(subject.id)
         if known is not None and not known.started_ns and known.is_live:
-            known.started_ns = self._clock.at(int(known.account.incarnation.rpartition(":")[2]))
+            known.started_ns = self._books.clock.at(
+                int(known.account.incarnation.rpartition(":")[2])
+            )
 
     def knows(self, subject: MeterSubject) -> bool:
         """Whether the ledger has an account of this very cgroup, not only of its container.
@@ -42,8 +44,8 @@ class ForeignMeter(Meter):
         Raises:
             FileNotFoundError: the cgroup does not exist.
         """
-        account = self._account_of(subject.id)
-        name = self._name_of_cgroup(subject)
+        account = self._roster.account_of(subject.id)
+        name = self._roster.cgroup_name(subject)
         return account is not None and account.incarnation.startswith(f"{name}:")
 
     async def take_in(self, subject: MeterSubject, *, is_new: bool) -> None:
@@ -57,13 +59,15 @@ class ForeignMeter(Meter):
         Raises:
             FileNotFoundError: the cgroup does not exist.
         """
-        name = self._name_of_cgroup(subject)
+        name = self._roster.cgroup_name(subject)
         await self._finish_removal(subject.id)
         added = self._add_foreign(subject, name)
         if is_new:
+            added.begin()
             await trio.lowlevel.checkpoint()
         elif not await trio.to_thread.run_sync(self._begin_here, added):
             # Gone, or not readable: without a beginning no later reading may count.
+            added.begin()
             added.release()
         self.state(subject.id, "running")
 
@@ -75,7 +79,7 @@ class ForeignMeter(Meter):
             return
         await self._finish_removal(subject.id)
         gone = msgspec.structs.replace(subject, cgroup=None)
-        self._add_foreign(gone, f"{self._boot_id}:0")
+        self._add_foreign(gone, f"{self._books.boot_id}:0").begin()
         await self.vanish(subject.id, is_read=False)
         self.forget(subject.id)
 
@@ -97,7 +101,7 @@ class ForeignMeter(Meter):
         except (OSError, ValueError) as error:
             self.health.polls_failed[controller_of(error)] += 1
             return False
-        self._offer(subject, "poll")
+        self._books.offer(subject, "poll")
         return is_last
 
     async def vanish(self, container_id: str, *, is_read: bool) -> None:
@@ -113,7 +117,8 @@ class ForeignMeter(Meter):
         await trio.to_thread.run_sync(lambda: subject.vanish(is_read=is_read))
         subject.finished_ns = time.time_ns()
         subject.drop_at_ns = boottime_ns() + round(self.linger_seconds * 1e9)
-        await self._commit(subject, "exit")
+        subject.end("exit", None)
+        await self._books.commit(subject, "exit")
         subject.release()
 
     def reopen(self, container_id: str) -> None:
@@ -127,9 +132,9 @@ class ForeignMeter(Meter):
 
         Its memory counts from now on; what bounds its CPU time begins with the first reading.
         """
-        account = begin(self._account_of(subject.id), name, boottime_ns(), is_new=True)
+        account = begin(self._roster.account_of(subject.id), name, boottime_ns(), is_new=True)
         ageless: Account = msgspec.structs.replace(account, cpu_at_ns=0)
-        return cast("ForeignSubject", self._add(subject, ageless))
+        return cast("ForeignSubject", self._roster.add(subject, ageless))
 
     def _begin_here(self, subject: ForeignSubject) -> bool:
         try:
@@ -146,7 +151,7 @@ class ForeignMeter(Meter):
         known = self._subjects.get(container_id)
         if known is None or not known.removed:
             return
-        if await self._commits.commit():
+        if await self._books.commits.commit():
             self._subjects.pop(container_id, None)
         else:
             known.removed = False

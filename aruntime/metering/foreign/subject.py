@@ -38,7 +38,8 @@ class ForeignSubject(Subject):
             if reading is None:
                 return False
             after = advance(self.account, reading, cores=self._cores).account
-            self.account = msgspec.structs.replace(after, totals=self.account.totals)
+            began = msgspec.structs.replace(after, totals=self.account.totals)
+            self.account = self.cuts.start(began)
             self.polled_boot_ns = reading.boot_ns
             return True
 

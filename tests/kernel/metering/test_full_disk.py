@@ -11,7 +11,8 @@ import pytest
 from aruntime.errors import Unavailable
 from aruntime.kernel import mounts
 from aruntime.metering.account import Account, Totals
-from aruntime.metering.totals import Record, TotalsFile
+from aruntime.metering.ledger_file import LedgerFile
+from aruntime.metering.totals import Record
 
 pytestmark = pytest.mark.kernel
 
@@ -52,7 +53,7 @@ def fill(directory: Path) -> Path:
 
 def test_full_disk_costs_nothing_but_patience(small: Path) -> None:
     """Refused commits are counted in memory and written when there is room, once."""
-    file = TotalsFile(str(small / "ledger.db"))
+    file = LedgerFile(str(small / "ledger.db"))
     file.open()
     try:
         assert file.write(records(1)) is None
@@ -69,7 +70,7 @@ def test_full_disk_costs_nothing_but_patience(small: Path) -> None:
         assert file.durable.tenants["acme"].cpu_ns == 600
     finally:
         file.close()
-    again = TotalsFile(str(small / "ledger.db"))
+    again = LedgerFile(str(small / "ledger.db"))
     again.open()
     try:
         assert again.durable.tenants["acme"].cpu_ns == 600
@@ -83,4 +84,4 @@ def test_no_room_for_a_ledger_is_one_line(small: Path) -> None:
     fill(small)
 
     with pytest.raises(Unavailable, match="check the disk"):
-        TotalsFile(str(small / "ledger.db")).open()
+        LedgerFile(str(small / "ledger.db")).open()

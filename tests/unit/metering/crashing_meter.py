@@ -14,7 +14,8 @@ import sys
 
 from aruntime.metering.account import Reading
 from aruntime.metering.integrals import advance, begin, bridge_gap
-from aruntime.metering.totals import Record, TotalsFile
+from aruntime.metering.ledger_file import LedgerFile
+from aruntime.metering.totals import Record
 
 CONTAINERS = 5
 _COUNTER = struct.Struct("<Q")
@@ -23,7 +24,7 @@ _COUNTER = struct.Struct("<Q")
 def main(ledger: str, counters: str, seed: int) -> None:
     """Meter for ever."""
     dice = random.Random(seed)
-    file = TotalsFile(ledger)
+    file = LedgerFile(ledger)
     file.open()
     with open(counters, "r+b") as backing:
         kernel = mmap.mmap(backing.fileno(), 0)

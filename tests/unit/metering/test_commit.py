@@ -12,7 +12,8 @@ import trio.testing
 from aruntime.metering.account import Account, Totals
 from aruntime.metering.commit import GroupCommit
 from aruntime.metering.health import Health
-from aruntime.metering.totals import Record, TotalsFile
+from aruntime.metering.ledger_file import LedgerFile
+from aruntime.metering.totals import Note, Record
 
 
 def record(name: str, cpu_ns: int = 1) -> Record:
@@ -20,7 +21,7 @@ def record(name: str, cpu_ns: int = 1) -> Record:
     return Record(name, "acme", Account(totals=Totals(cpu_ns=cpu_ns)), "poll")
 
 
-class GatedFile(TotalsFile):
+class GatedFile(LedgerFile):
     """A real file whose first write waits until it is let go."""
 
     def __init__(self, path: str, gate: trio.Event) -> None:
@@ -28,13 +29,13 @@ class GatedFile(TotalsFile):
         self._gate = gate
         self.batches: list[int] = []
 
-    def write(self, records: Iterable[Record]) -> sqlite3.Error | None:
+    def write(self, records: Iterable[Record], notes: Iterable[Note] = ()) -> sqlite3.Error | None:
         """Wait, note the size, write."""
         batch = list(records)
         if not self.batches:
             trio.from_thread.run(self._gate.wait)
         self.batches.append(len(batch))
-        return super().write(batch)
+        return super().write(batch, notes)
 
 
 async def test_commits_gather_while_one_is_written(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ async def test_cancelled_commit_is_written_by_the_next(tmp_path: Path) -> None:
 
 async def test_offered_records_go_along(tmp_path: Path) -> None:
     """An offer waits for nothing; the newest of two offers for a container is what is written."""
-    file = TotalsFile(str(tmp_path / "ledger.db"))
+    file = LedgerFile(str(tmp_path / "ledger.db"))
     file.open()
     commits = GroupCommit(file, Health())
     commits.offer(record("a", 1))
@@ -101,7 +102,7 @@ async def test_offered_records_go_along(tmp_path: Path) -> None:
 
 async def test_refusal_is_counted_and_told(tmp_path: Path) -> None:
     """When the disk refuses, the caller goes on with False and the record stays pending."""
-    file = TotalsFile(str(tmp_path / "ledger.db"))
+    file = LedgerFile(str(tmp_path / "ledger.db"))
     health = Health()
     commits = GroupCommit(file, health)
 

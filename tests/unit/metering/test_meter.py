@@ -88,11 +88,11 @@ async def test_forgotten_container_is_never_added_again(
         await meter.final("a", exit_code=0)
         meter.forget("a")
         meter.forget("a")
-        await meter._commits.commit()
+        await meter._books.commits.commit()
         await meter.cut("a", "update")
         await meter.recheck("a")
         await meter.final("a", exit_code=0)
-        await meter._commits.commit()
+        await meter._books.commits.commit()
 
         assert tenant_cpu(meter) == 100
 
@@ -252,7 +252,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def tenant_durable(meter: Meter) -> int:
     """CPU of the tenant that is on disk."""
-    totals = meter._file.durable.tenants.get("acme")
+    totals = meter._books.file.durable.tenants.get("acme")
     return totals.cpu_ns if totals is not None else 0
 
 
@@ -267,7 +267,7 @@ async def test_unreadable_counters_are_told_by_controller(
         await trio.Path(
             counters.driver.cgroup("bad").directories["memory"], "memory.usage_in_bytes"
         ).write_text("much\n")
-        meter._tick(list(meter._subjects.values()))
+        meter.rounds.tick(list(meter._subjects.values()))
 
         assert sum(meter.health.polls_failed.values()) == 1
         assert tenant_cpu(meter) == 5
@@ -286,7 +286,7 @@ async def test_removed_cgroup_is_no_error(counters: CounterTree, tmp_path: Path)
         counters.use("a", cpu_ns=9)
         await meter.cut("a", "start")
         counters.remove("a")
-        meter._tick(list(meter._subjects.values()))
+        meter.rounds.tick(list(meter._subjects.values()))
 
         assert sum(meter.health.polls_failed.values()) == 0
         assert tenant_cpu(meter) == 9

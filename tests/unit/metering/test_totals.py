@@ -13,13 +13,9 @@ from hypothesis import strategies as st
 
 from aruntime.errors import Unavailable
 from aruntime.metering.account import Account, Totals
+from aruntime.metering.ledger_file import LedgerFile
 from aruntime.metering.schema import SCHEMA_VERSION
-from aruntime.metering.totals import (
-    Record,
-    TenantTotals,
-    TotalsFile,
-    add_growth,
-)
+from aruntime.metering.totals import Record, TenantTotals, add_growth
 
 
 def account(cpu_ns: int, memory_bytens2: int = 0) -> Account:
@@ -36,21 +32,21 @@ def record(container_id: str, cpu_ns: int, tenant: str = "acme", *, forget: bool
     return Record(container_id, tenant, account(cpu_ns), "poll", forget=forget)
 
 
-def opened(path: Path) -> TotalsFile:
+def opened(path: Path) -> LedgerFile:
     """The file, open."""
-    file = TotalsFile(str(path))
+    file = LedgerFile(str(path))
     file.open()
     return file
 
 
-def refuse(file: TotalsFile) -> None:
+def refuse(file: LedgerFile) -> None:
     """Make SQLite answer "database or disk is full" from now on."""
     assert file._connection is not None
     pages = file._connection.execute("PRAGMA page_count").fetchone()[0]
     file._connection.execute(f"PRAGMA max_page_count = {pages}")
 
 
-def allow(file: TotalsFile) -> None:
+def allow(file: LedgerFile) -> None:
     """Undo :func:`refuse`."""
     assert file._connection is not None
     file._connection.execute("PRAGMA max_page_count = 1000000")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from aruntime.metering.account import Reading
 from aruntime.metering.integrals import advance
-from aruntime.metering.totals import Record, TotalsFile
+from aruntime.metering.ledger_file import LedgerFile
+from aruntime.metering.totals import Record
 
 KILLS = int(os.environ.get("ARUNTIME_KILLS", "20"))
 CONTAINERS = 5
@@ -46,7 +47,7 @@ def test_kills_lose_nothing(tmp_path: Path) -> None:
     before: dict[str, int] = {}
     for seed in range(KILLS):
         told = kill_once(ledger, counters, seed)
-        file = TotalsFile(str(ledger))
+        file = LedgerFile(str(ledger))
         file.open()
         tenants = {name: totals.cpu_ns for name, totals in file.durable.tenants.items()}
         accounts = file.durable.accounts
@@ -57,7 +58,7 @@ def test_kills_lose_nothing(tmp_path: Path) -> None:
         assert all(tenants[name] >= value for name, value in before.items()), f"seed {seed}"
         before = tenants
     *cpu, clock = kernel_counters(counters)
-    file = TotalsFile(str(ledger))
+    file = LedgerFile(str(ledger))
     file.open()
     try:
         file.write(

@@ -1,0 +1,288 @@
+"""Whether a ledger is what was written: every record, the chain, checkpoints, sums. Pure.
+
+What each kind of tampering shows:
+
+- a changed record: its hash; if that was made anew, the next record's ``prev``; if the whole
+  chain was, the next checkpoint, whose signature nobody makes without the key;
+- a record taken out, put in or swapped with another: numbers and ``prev``;
+- a tail cut off: the last checkpoint, and the head that the ledger keeps beside the records. Who
+  cuts all of these is found out by a checkpoint that somebody else keeps.
+
+One fault is told once, not as a trail of broken links behind it. Out of scope: where records come
+from (:mod:`aruntime.metering.ledger_reader`), keys (:mod:`aruntime.metering.signing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from aruntime.metering.chain import Checkpoint, Head, checkpoint_hash, signed_bytes, sums_of
+from aruntime.metering.record import LedgerRecord, canonical, chain_hash, decode, genesis
+
+
+class Row(NamedTuple):
+    """A record as the ledger stores it."""
+
+    seq: int
+    container_id: str
+    tenant: str
+    wall_start: int
+    wall_end: int
+    hash: str
+    text: bytes
+    """Canonical JSON."""
+
+
+class Fault(NamedTuple):
+    """Something that is not as it was written."""
+
+    where: str
+    """``record 7``, ``records 7 to 9``, ``checkpoint 2``, ``head``."""
+    what: str
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.where}: {self.what}"
+
+
+class Walk:
+    """Goes along a chain. State: the last record, the sums and what is left to compare.
+
+    Args:
+        start: the genesis hash, or where a ``pruned`` checkpoint says that the chain begins.
+        checkpoints: each is compared with the chain when the record it covers is reached.
+
+    Attributes:
+        first: the lowest record that is there, 0 without any.
+        seq, hash: of the last one.
+        sums: over all records there ever were.
+    """
+
+    def __init__(self, start: Head, checkpoints: Iterable[Checkpoint] = ()) -> None:
+        self.first = 0
+        self.seq, self.hash = start.seq, start.hash
+        self.sums = dict(start.sums)
+        self._whole = True
+        self._due: dict[int, list[Checkpoint]] = {}
+        for checkpoint in checkpoints:
+            if checkpoint.seq >= start.seq:
+                self._due.setdefault(checkpoint.seq, []).append(checkpoint)
+
+    def go(self, rows: Iterable[Row], head: Head | None) -> Iterator[Fault]:
+        """Take all records in the order of their numbers, then look what should have come.
+
+        Args:
+            rows: the records.
+            head: as the ledger keeps it beside the records, None if it is not known.
+        """
+        yield from self._compare()
+        for row in rows:
+            for fault in self._step(row):
+                self._whole = False
+                yield fault
+            yield from self._compare()
+        yield from self._end(head)
+
+    def _step(self, row: Row) -> Iterator[Fault]:
+        missing = range(self.seq + 1, row.seq)
+        if missing:
+            yield Fault(_records(missing), "missing")
+        self.first = self.first or row.seq
+        before, self.seq, self.hash = self.hash, row.seq, row.hash
+        where = f"record {row.seq}"
+        try:
+            record = decode(row.text, row.hash)
+            fault = _wrong(row, record)
+        except (ValueError, msgspec.DecodeError) as error:
+            yield Fault(where, f"is no record: {error}")
+            return
+        for name, value in sums_of(record).items():
+            self.sums[name] = self.sums.get(name, 0) + value
+        if fault:
+            yield Fault(where, fault)
+        elif not missing and record.prev != before:
+            yield Fault(where, f"does not follow the record {row.seq - 1} that is there")
+
+    def _compare(self) -> Iterator[Fault]:
+        """Hold the checkpoints of the present record against it; sums only of a whole chain."""
+        for checkpoint in self._due.pop(self.seq, ()):
+            where = f"checkpoint {checkpoint.n}"
+            if checkpoint.hash != self.hash:
+                yield Fault(where, f"record {self.seq} was another when it was signed")
+            elif self._whole and checkpoint.sums != self.sums:
+                yield Fault(where, f"{_unequal(checkpoint.sums, self.sums)} of the records")
+
+    def _end(self, head: Head | None) -> Iterator[Fault]:
+        known = head.seq if head is not None else 0
+        last = max([*self._due, known])
+        if last > self.seq:
+            yield Fault(_records(range(self.seq + 1, last + 1)), "missing at the end")
+        elif head is None:
+            return
+        elif known < self.seq:
+            yield Fault(_records(range(known + 1, self.seq + 1)), "added behind the ledger's head")
+        elif head.hash != self.hash:
+            yield Fault("head", f"it is not the hash of record {self.seq}")
+        elif self._whole and head.sums != self.sums:
+            yield Fault("head", f"{_unequal(head.sums, self.sums)} of the records")
+
+
+Judge = Callable[[Checkpoint], str]
+"""What is wrong with a checkpoint by itself; empty if nothing is."""
+
+
+def judge_of(
+    host: tuple[str, int], keys: Collection[str], is_signed: Callable[[str, bytes, str], bool]
+) -> Judge:
+    """Make what judges a ledger's checkpoints one by one.
+
+    Args:
+        host: the ledger's id and when it was made.
+        keys: public keys that may have signed, as hex; empty: whichever a checkpoint names, and
+            none at all is no fault.
+        is_signed: of public key, text and signature.
+    """
+
+    def judge(checkpoint: Checkpoint) -> str:
+        if (checkpoint.host_id, checkpoint.created_ns) != host:
+            return f"is of another ledger, {checkpoint.host_id}"
+        if keys and checkpoint.key not in keys:
+            return f"is signed with key {checkpoint.key}" if checkpoint.key else "is not signed"
+        text = signed_bytes(checkpoint)
+        if checkpoint.key and not is_signed(checkpoint.key, text, checkpoint.signature):
+            return "its signature is not of its content"
+        return ""
+
+    return judge
+
+
+def check_checkpoints(checkpoints: Iterable[Checkpoint], judge: Judge) -> Iterator[Fault]:
+    """Check checkpoints by themselves, in the order of their numbers: links and signatures."""
+    number, before = 0, ""
+    for checkpoint in checkpoints:
+        where = f"checkpoint {checkpoint.n}"
+        if checkpoint.n != number + 1:
+            yield Fault(where, f"comes after checkpoint {number}")
+        elif checkpoint.prev != before:
+            yield Fault(where, f"does not follow the checkpoint {number} that is there")
+        elif reason := judge(checkpoint):
+            yield Fault(where, reason)
+        number, before = checkpoint.n, checkpoint_hash(checkpoint)
+
+
+def check_witness(
+    witness: Checkpoint, checkpoints: Iterable[Checkpoint], judge: Judge
+) -> Iterator[Fault]:
+    """Check a checkpoint that was kept elsewhere: it is the ledger's, and still in it."""
+    where = f"checkpoint {witness.n}, kept elsewhere,"
+    reason = judge(witness)
+    if reason:
+        yield Fault(where, reason)
+    elif witness not in list(checkpoints):
+        yield Fault(where, "is not in the ledger, or is another there")
+
+
+def start_of(genesis_hash: str, checkpoints: Iterable[Checkpoint]) -> Head:
+    """Where a ledger's chain begins: at its genesis, or behind what was pruned last."""
+    start = Head(hash=genesis_hash)
+    for checkpoint in checkpoints:
+        if checkpoint.reason == "pruned":
+            start = Head(seq=checkpoint.seq, hash=checkpoint.hash, sums=checkpoint.sums)
+    return start
+
+
+def _wrong(row: Row, record: LedgerRecord) -> str:
+    """What is wrong with a record by itself; empty if nothing is.
+
+    Raises:
+        ValueError: its ``prev`` is no hash.
+    """
+    if record.seq != row.seq:
+        return f"record {record.seq} is in its place"
+    if chain_hash(record.prev, row.text) != row.hash or canonical(record) != row.text:
+        return "it was changed: its hash is not of its content"
+    stored = (row.container_id, row.tenant, row.wall_start, row.wall_end)
+    if stored != (record.container_id, record.tenant, record.wall_start, record.wall_end):
+        return "the columns it is found by are not what it says"
+    return ""
+
+
+def _records(numbers: range) -> str:
+    first, last = numbers[0], numbers[-1]
+    return f"record {first}" if first == last else f"records {first} to {last}"
+
+
+def _unequal(said: Mapping[str, int], found: Mapping[str, int]) -> str:
+    """The first sum that differs, in words."""
+    name = min(name for name in {*said, *found} if said.get(name, 0) != found.get(name, 0))
+    return f"{name} is {said.get(name, 0)} and not the sum {found.get(name, 0)}"
+
+
+class Verdict(NamedTuple):
+    """What a verification found."""
+
+    first: int
+    """Lowest record that is there; 0: there is none."""
+    last: int
+    hash: str
+    """Of the last record, or what the first one will follow."""
+    checkpoints: int
+    signed_until: int
+    """The last record that a signed checkpoint covers; 0: none."""
+    keys: tuple[str, ...]
+    """That signed checkpoints, in order of appearance."""
+    faults: tuple[Fault, ...]
+
+
+class Ledger(Protocol):
+    """Where the parts of a ledger come from, all as of one instant."""
+
+    def host(self) -> tuple[str, int]:
+        """Its id and when it was made."""
+
+    def checkpoints(self) -> Iterable[Checkpoint]:
+        """In the order of their numbers."""
+
+    def rows(self) -> Iterable[Row]:
+        """In the order of their numbers."""
+
+    def kept_head(self) -> Head | None:
+        """The head kept beside the records, None if it is not known."""
+
+
+def verified(
+    ledger: Ledger,
+    keys: Collection[str],
+    is_signed: Callable[[str, bytes, str], bool],
+    witness: Checkpoint | None = None,
+) -> Verdict:
+    """Check a whole ledger; memory does not grow with it, but with its faults.
+
+    Args:
+        ledger: the parts.
+        keys: public keys that may have signed its checkpoints, as hex; empty: any.
+        is_signed: of public key, text and signature.
+        witness: a checkpoint that was kept elsewhere.
+    """
+    host = ledger.host()
+    checkpoints = list(ledger.checkpoints())
+    judge = judge_of(host, keys, is_signed)
+    faults = list(check_checkpoints(checkpoints, judge))
+    if witness is not None:
+        faults += check_witness(witness, checkpoints, judge)
+    start = start_of(genesis(*host), checkpoints)
+    walk = Walk(start, checkpoints if witness is None else [*checkpoints, witness])
+    faults += walk.go(ledger.rows(), ledger.kept_head())
+    signed = [checkpoint for checkpoint in checkpoints if checkpoint.key]
+    return Verdict(
+        first=walk.first,
+        last=walk.seq,
+        hash=walk.hash,
+        checkpoints=len(checkpoints),
+        signed_until=signed[-1].seq if signed else 0,
+        keys=tuple(dict.fromkeys(checkpoint.key for checkpoint in signed)),
+        faults=tuple(faults),
+    )
