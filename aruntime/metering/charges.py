@@ -82,6 +82,8 @@ class State:
         """
         finals: dict[int, Run] = {}
         for index, record in enumerate(records):
+            if record.kind == "correction":
+                continue  # of a quantity, not of how long something ran
             run = (record.container_id, record.incarnation)
             if record.running_ns:
                 self.running_ns[run] = self.running_ns.get(run, 0) + record.running_ns
@@ -107,7 +109,12 @@ class State:
 
 
 def charges(
-    records: Iterable[LedgerRecord], book: PriceBook, state: State, *, cuts: Sequence[int] = ()
+    records: Iterable[LedgerRecord],
+    book: PriceBook,
+    state: State,
+    *,
+    cuts: Sequence[int] = (),
+    corrected: Iterable[LedgerRecord] = (),
 ) -> Iterator[Charge]:
     """Rate records exactly, in the order of time, carrying on from ``state`` and changing it.
 
@@ -116,9 +123,11 @@ def charges(
         book: the prices.
         state: what earlier records have left.
         cuts: instants besides months and prices that no charge may span.
+        corrected: older records that corrections among ``records`` amend.
     """
     ordered = in_order(records)
     ends = state.take(ordered)
+    priced_at = {record.seq: record.wall_start for record in (*corrected, *ordered) if record.seq}
     chains: dict[str, list[_Chain]] = {}
     for index, record in enumerate(ordered):
         if not record.container_id:
@@ -126,6 +135,12 @@ def charges(
         currency = book.currency_of(record.tenant)
         if currency not in chains:
             chains[currency] = [_Chain(chain) for chain in book.prices_in(currency).values()]
+        if record.kind == "correction":
+            instant = priced_at.get(record.corrects, record.wall_start)
+            for chain in chains[currency]:
+                if (price := chain.at(instant)) is not None:
+                    yield _correction(record, price)
+            continue
         points = [*_months_within(record), *(cut for cut in cuts if _is_within(record, cut))]
         for chain in chains[currency]:
             for part, price in chain.parts(record, points):
@@ -212,6 +227,22 @@ def _charge(
         paid=(quantity - free) / size,
         free=free / size,
         split=part.split,
+    )
+
+
+def _correction(record: LedgerRecord, price: Price) -> Charge:
+    """One price's charge for a correction: whole, and beside the free tier."""
+    quantity, time_ns = metered(record, price)
+    return Charge(
+        record=record,
+        price=price,
+        start_ns=record.wall_start,
+        end_ns=record.wall_end,
+        metered_ns=time_ns,
+        billed_ns=time_ns,
+        paid=quantity / price.unit_size,
+        free=ZERO,
+        split=(),
     )
 
 

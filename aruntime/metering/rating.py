@@ -16,6 +16,9 @@ Rules:
   its host ended is charged no more than was metered.
 - A free tier is used up in the order of time, per tenant, SKU and calendar month (UTC).
 - What is billed of paused time says the price (``paused``).
+- A correction is dated where it was made, not where what it amends lies, so that no month that was
+  billed changes. It is charged, or credited, at the price of the record it amends, beside the
+  free tier.
 
 Out of scope: which records to ask for (:func:`~aruntime.metering.charges.history_needed` says
 what rating has to know about), formats of bills, issuing them.
@@ -120,6 +123,7 @@ def rate(
     start_ns: int,
     end_ns: int,
     before: Mapping[Run, int] | None = None,
+    corrected: Iterable[LedgerRecord] = (),
 ) -> list[RatedLine]:
     """Rate what was used from ``start_ns`` to ``end_ns`` (ns UTC, the end exclusive).
 
@@ -130,13 +134,14 @@ def rate(
         start_ns: first instant that is rated.
         end_ns: first instant that is not.
         before: running time, before the first record given, of runs that began earlier.
+        corrected: records before the first one given that corrections amend.
 
     Raises:
         decimal.Inexact: a sum has more digits than money can have.
     """
     state = State(before)
     found: list[RatedLine] = []
-    for charge in charges(records, book, state, cuts=(start_ns, end_ns)):
+    for charge in charges(records, book, state, cuts=(start_ns, end_ns), corrected=corrected):
         if start_ns <= charge.start_ns and charge.end_ns <= end_ns and charge.start_ns < end_ns:
             found += _lines(charge, book)
     return found
