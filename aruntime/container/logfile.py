@@ -56,8 +56,9 @@ def open_log(directory: str) -> tuple[int, int]:
         raise
     os.lseek(log_fd, 0, os.SEEK_END)
     # A record torn by a full disk would shift all that follow.
-    whole = os.fstat(index_fd).st_size // RECORD.size * RECORD.size
-    os.ftruncate(index_fd, whole)
+    size = os.fstat(index_fd).st_size
+    if size % RECORD.size:
+        os.ftruncate(index_fd, size // RECORD.size * RECORD.size)
     return log_fd, index_fd
 
 

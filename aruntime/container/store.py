@@ -62,20 +62,11 @@ def replace(path: str, content: bytes, *, durable: bool = True) -> None:
         OSError: the disk refused; the old file is untouched and no temporary file stays.
     """
     temporary = path + TEMPORARY_SUFFIX
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        fd = os.open(temporary, flags, FILE_MODE)
-        try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
-            if durable:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
+        write(temporary, content, durable=durable)
         os.rename(temporary, path)
     except OSError as error:
-        error.filename = path  # write(2) knows none
+        error.filename = path
         try:
             os.unlink(temporary)
         except OSError:
@@ -83,6 +74,27 @@ def replace(path: str, content: bytes, *, durable: bool = True) -> None:
         raise
     if durable:
         sync_directory(os.path.dirname(path))
+
+
+def write(path: str, content: bytes, *, durable: bool) -> None:
+    """Write a file anew.
+
+    Raises:
+        OSError: the disk refused; what has been written stays.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(path, flags, FILE_MODE)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        if durable:
+            os.fsync(fd)
+    except OSError as error:
+        error.filename = path  # write(2) knows none
+        raise
+    finally:
+        os.close(fd)
 
 
 def sync_directory(path: str) -> None:
@@ -98,10 +110,20 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
+def unwritten_state(config: ContainerConfig) -> ContainerState:
+    """Return the state of a container whose state.json was never written.
+
+    It was created and nothing more; with --rm it was to be started at once. So most containers
+    have no such file before their first start, which then replaces none: ext4 writes a file out
+    at once when another is renamed over it, and its removal waits for that.
+    """
+    return ContainerState(starting=config.auto_remove)
+
+
 def load(directory: str) -> tuple[ContainerConfig, ContainerState]:
     """Read one container.
 
-    A missing state.json is a creation that was cut off before its first start: status created.
+    A missing state.json means what :func:`unwritten_state` says: nothing was started yet.
 
     Raises:
         BrokenRecord: a file is missing or malformed; the message names it and says what to do.
@@ -112,7 +134,7 @@ def load(directory: str) -> tuple[ContainerConfig, ContainerState]:
             f"{directory}/{CONFIG_NAME} belongs to container {config.id[:12]}: move it back there"
         )
     if not os.path.lexists(f"{directory}/{STATE_NAME}"):
-        return config, ContainerState()
+        return config, unwritten_state(config)
     return config, _read(f"{directory}/{STATE_NAME}", ContainerState)
 
 
@@ -160,7 +182,7 @@ def load_all(
 
 
 def make(containers: str, config: ContainerConfig, state: ContainerState) -> str:
-    """Make a container's directory with both files and return it.
+    """Make a container's directory with its files and return it.
 
     Raises:
         FileExistsError: the id is taken.
@@ -171,11 +193,18 @@ def make(containers: str, config: ContainerConfig, state: ContainerState) -> str
     durable = not config.auto_remove
     if os.path.lexists(directory):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), directory)
-    os.makedirs(containers, mode=0o711, exist_ok=True)
-    os.mkdir(unfinished, DIRECTORY_MODE)
     try:
-        save_state(unfinished, state, durable=False)
-        save_config(unfinished, config, durable=durable)
+        os.mkdir(unfinished, DIRECTORY_MODE)
+    except FileNotFoundError:
+        os.makedirs(containers, mode=0o711, exist_ok=True)
+        os.mkdir(unfinished, DIRECTORY_MODE)
+    try:
+        if state != unwritten_state(config):
+            content = msgspec.json.encode(state)
+            write(f"{unfinished}/{STATE_NAME}", content, durable=durable)
+        write(f"{unfinished}/{CONFIG_NAME}", msgspec.json.encode(config), durable=durable)
+        if durable:
+            sync_directory(unfinished)
         # Under its name only when it is whole: a creation that is cut off leaves no half container.
         os.rename(unfinished, directory)
         if durable:

@@ -32,6 +32,7 @@ from aruntime.daemon.registries import Registries
 from aruntime.daemon.settings import Settings
 from aruntime.daemon.shim_link import ShimLink
 from aruntime.daemon.supervisor import Supervisor
+from aruntime.daemon.trash import Trash
 from aruntime.daemon.web.access import Access
 from aruntime.errors import AruntimeError
 from aruntime.images.store import Store
@@ -98,10 +99,13 @@ async def opened(settings: Settings, registry: Registry) -> AsyncIterator[Daemon
         await undo.enter_async_context(running(meter.run))
         if settings.metrics_address != "none":
             await undo.enter_async_context(running(serve_metrics, settings, meter))
+        trash = Trash()
+        await undo.enter_async_context(running(trash.run))
         nursery = await undo.enter_async_context(cancelled_nursery())
         parts = Parts(
             settings=settings, hierarchy=hierarchy, driver=driver, meter=meter, networks=networks,
-            images=images, events=events, pump=pump, shim=shim, nursery=nursery, boot_id=boot_id(),
+            images=images, events=events, pump=pump, shim=shim, trash=trash, nursery=nursery,
+            boot_id=boot_id(),
         )  # fmt: skip
         supervisor = Supervisor(parts)
         await undo.enter_async_context(running(supervisor.run))

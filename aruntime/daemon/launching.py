@@ -18,7 +18,7 @@ from aruntime.container import launch
 from aruntime.daemon import bundle, connections, directories
 from aruntime.daemon.commands.run_env import merge_env
 from aruntime.daemon.commands.run_values import parse_signal
-from aruntime.errors import InvalidParameter
+from aruntime.errors import AruntimeError, InvalidParameter
 from aruntime.kernel import capabilities
 from aruntime.network import without_network
 from aruntime.rootfs import plan
@@ -69,6 +69,20 @@ def signal_number(text: str) -> int:
         return parse_signal(text)
     except ValueError as error:
         raise InvalidParameter(str(error)) from None
+
+
+def make_and_prepare(parts: Parts, container: Container) -> None:
+    """Make a container's directory and, in one go, what its start needs.
+
+    Raises:
+        AruntimeError, OSError: of the directory; nothing stays. What fails later is kept for the
+            start, as ``container.prepared``.
+    """
+    directories.make(parts, container)
+    try:
+        container.prepared = prepare(parts, container)
+    except (AruntimeError, OSError) as error:
+        container.prepared = error
 
 
 def prepare(parts: Parts, container: Container) -> Prepared:

@@ -17,6 +17,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 import trio
@@ -24,7 +25,7 @@ import trio
 from aruntime.cgroups.driver import Cgroup
 from aruntime.container import logfile
 from aruntime.container.state import Status, move
-from aruntime.daemon import launching
+from aruntime.daemon import directories, launching
 from aruntime.daemon.announcement import Announcement
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.pump import LogSink, Source
@@ -84,8 +85,8 @@ async def launch(parts: Parts, container: Container, *, restarted: bool = False)
         AruntimeError: CommandNotFound, CommandNotInvokable, InitFailed, ControllerUnavailable …
         OSError: the disk or the kernel refused something.
     """
-    async with container.lock:
-        with trio.CancelScope(shield=True):
+    with trio.CancelScope(shield=True):
+        async with container.lock:
             container.exited = Announcement()
             container.stop_requested = False
             try:
@@ -101,7 +102,7 @@ async def _launch(parts: Parts, container: Container, *, restarted: bool) -> Non
     async with contextlib.AsyncExitStack() as undo:
         streams = open_streams(tty=container.config.tty, stdin=container.config.open_stdin)
         undo.callback(streams.close)
-        prepared = await trio.to_thread.run_sync(launching.prepare, parts, container)
+        prepared = await take_prepared(parts, container)
         undo.push_async_callback(end_of_cgroup, parts, container)
         container.cgroup = prepared.cgroup
         for warning in prepared.warnings:
@@ -130,6 +131,29 @@ async def _launch(parts: Parts, container: Container, *, restarted: bool) -> Non
         await parts.shim.client.start(container.id)
         undo.pop_all()
     parts.meter.state(container.id, "running")
+
+
+async def take_prepared(parts: Parts, container: Container) -> launching.Prepared:
+    """Return what a start needs, made now unless it was made with the container.
+
+    Raises:
+        AruntimeError, OSError: as ``launching.prepare``.
+    """
+    ready, container.prepared = container.prepared, None
+    if isinstance(ready, Exception):
+        raise ready
+    if ready is None:
+        ready = await trio.to_thread.run_sync(launching.prepare, parts, container)
+    return ready
+
+
+async def discard_prepared(parts: Parts, container: Container) -> None:
+    """Give back what was made for a start that will not come."""
+    ready, container.prepared = container.prepared, None
+    if isinstance(ready, launching.Prepared):
+        ready.close()
+        container.cgroup = ready.cgroup
+        await end_of_cgroup(parts, container)
 
 
 def _take_child(container: Container, created: Reply, streams: Streams) -> None:
@@ -255,11 +279,12 @@ async def _close_books(parts: Parts, container: Container, zombie: int) -> None:
     move(now, Status.EXITED)
     now.pid = 0
     end_streams(container)
-    await end_of_cgroup(parts, container)
+    await end_of_cgroup(parts, container, hide=container.config.auto_remove)
     if container.sink is not None:
         container.sink.close()
         container.sink = None
-    await parts.keep_state(container)
+    if not container.hidden:
+        await parts.keep_state(container)
     if now.oom_killed:
         parts.events.publish("container", "oom", container.id, container.event_attributes())
     shown = "unknown" if code is None else str(code)
@@ -309,12 +334,16 @@ def end_streams(container: Container) -> None:
             setattr(container, name, -1)
 
 
-async def end_of_cgroup(parts: Parts, container: Container) -> None:
-    """Release the address and remove the cgroup, after a last look at its counters."""
-    if container.cgroup is not None:
-        await parts.meter.recheck(container.id)
+async def end_of_cgroup(parts: Parts, container: Container, *, hide: bool = False) -> None:
+    """Release the address and remove the cgroup, after a last look at its counters.
+
+    Args:
+        hide: the container itself goes next: its directory is taken off the disk's list.
+    """
+    removal = partial(release_and_destroy, parts, container, hide=hide)
     try:
-        await trio.to_thread.run_sync(release_and_destroy, parts, container)
+        if await parts.meter.recheck(container.id, unless_grown=removal):
+            await trio.to_thread.run_sync(removal)
     except BlockingIOError:
         assert container.cgroup is not None
         try:
@@ -327,7 +356,7 @@ async def end_of_cgroup(parts: Parts, container: Container) -> None:
         container.cgroup = None
 
 
-def release_and_destroy(parts: Parts, container: Container) -> None:
+def release_and_destroy(parts: Parts, container: Container, *, hide: bool) -> None:
     """Give the address back and remove the cgroup, if nothing runs in it (blocks).
 
     Raises:
@@ -336,6 +365,9 @@ def release_and_destroy(parts: Parts, container: Container) -> None:
     parts.networks.release(container.id)
     if container.cgroup is not None:
         parts.driver.destroy(container.cgroup)
+    if hide:
+        with contextlib.suppress(OSError):  # the removal tries again, and says so
+            container.hidden = directories.remove(parts, container, volumes=True)
 
 
 async def destroy_cgroup(parts: Parts, cgroup: Cgroup, metered: str = "") -> None:

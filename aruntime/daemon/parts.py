@@ -31,6 +31,7 @@ from aruntime.rootfs import idmap
 
 if TYPE_CHECKING:
     from aruntime.daemon.shim_link import ShimLink
+    from aruntime.daemon.trash import Trash
 
 
 journal = structlog.get_logger()
@@ -74,6 +75,7 @@ class Parts:
         events: Events,
         pump: Pump,
         shim: ShimLink,
+        trash: Trash,
         nursery: trio.Nursery,
         boot_id: str,
     ) -> None:
@@ -87,6 +89,7 @@ class Parts:
         self.events = events
         self.pump = pump
         self.shim = shim
+        self.trash = trash
         self.boot_id = boot_id
         self._id_ranges_lock = threading.Lock()
         self.find: Callable[[str], Container] = unknown_container

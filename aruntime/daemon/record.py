@@ -12,7 +12,7 @@ import fcntl
 import os
 import struct
 import termios
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -22,6 +22,9 @@ from aruntime.container.config import ContainerConfig
 from aruntime.container.state import ContainerState
 from aruntime.daemon.announcement import Announcement
 from aruntime.daemon.pump import LogSink
+
+if TYPE_CHECKING:
+    from aruntime.daemon.launching import Prepared
 
 # A pipe without a reader; a pty whose slave side is closed.
 GONE_ERRNOS = frozenset({errno.EPIPE, errno.EIO})
@@ -99,6 +102,8 @@ class Container:
         supervised: None without a task; set when the task lets go.
         launching: None unless a launch is under way; set when it has succeeded or failed.
         console_size: rows and columns of the terminal that starts the next run, or zeros.
+        prepared: what the next start needs, or why it will fail, if that was made beforehand.
+        hidden: where its files are once its directory is off the disk's list, else empty.
     """
 
     def __init__(self, config: ContainerConfig, state: ContainerState, directory: str) -> None:
@@ -123,6 +128,8 @@ class Container:
         self.attached = 0
         self.address = ""
         self.console_size = (0, 0)
+        self.prepared: Prepared | Exception | None = None
+        self.hidden = ""
         self.health: Any = None
 
     @property

@@ -19,8 +19,8 @@ import structlog
 import trio
 
 from aruntime.container.config import ContainerConfig
-from aruntime.container.state import ContainerState, Status, move
-from aruntime.daemon import directories, freezing, health, launching, life
+from aruntime.container.state import ContainerState, Status
+from aruntime.daemon import directories, freezing, health, launching, life, restarts
 from aruntime.daemon.announcement import Announcement
 from aruntime.daemon.commands import names
 from aruntime.daemon.parts import Parts
@@ -33,11 +33,6 @@ from aruntime.errors import (
 )
 
 journal = structlog.get_logger()
-
-BACKOFF_FIRST_SECONDS = 0.1
-BACKOFF_MOST_SECONDS = 60.0
-BACKOFF_RESET_SECONDS = 10.0
-"""A run that lasted this long starts the back-off over (as docker's restart manager does)."""
 
 
 class Supervisor:
@@ -93,11 +88,22 @@ class Supervisor:
         self._by_id[container.id] = container
         self._by_name[container.config.name] = container
 
-    async def create(self, config: ContainerConfig, *, starting: bool = False) -> Container:
+    async def create(
+        self,
+        config: ContainerConfig,
+        *,
+        starting: bool = False,
+        prepare: bool = False,
+        console_size: tuple[int, int] = (0, 0),
+    ) -> Container:
         """Make a container on disk; nothing runs yet.
 
         Args:
+            config: what it is to be.
             starting: it is about to be started (run): with --rm it goes if the daemon dies first.
+            prepare: make what the start needs, too; it must follow at once. What fails of that
+                fails the start.
+            console_size: rows and columns of the terminal that starts it.
 
         Raises:
             ContainerExists: the name is taken.
@@ -113,14 +119,21 @@ class Supervisor:
         parts = self._parts
         parts.driver.check(config.resources)
         directory = str(parts.settings.root / "containers" / config.id)
-        container = Container(config, ContainerState(starting=starting), directory)
+        state = ContainerState(starting=starting and config.auto_remove)
+        container = Container(config, state, directory)
+        container.console_size = console_size
+        making = container.launching = Announcement()
         # The name is taken before the first await: two creates cannot both have it.
         self._by_name[config.name] = container
+        make = launching.make_and_prepare if prepare else directories.make
         try:
-            await trio.to_thread.run_sync(directories.make, parts, container)
+            await trio.to_thread.run_sync(make, parts, container)
         except BaseException:
             del self._by_name[config.name]
             raise
+        finally:
+            container.launching = None
+            making.set()
         self._by_id[config.id] = container
         parts.meter.declare(parts.meter_subject(container), "created")
         parts.events.publish("container", "create", container.id, container.event_attributes())
@@ -187,18 +200,18 @@ class Supervisor:
 
     async def _supervise(self, container: Container) -> None:
         parts = self._parts
-        backoff = BACKOFF_FIRST_SECONDS
+        backoff = restarts.FIRST_SECONDS
         while True:
             if container.config.health is None:
                 await life.watch(parts, container)
             else:
                 await self._watch_and_probe(container)
-            while self._wants_restart(container):
-                if container.run_seconds >= BACKOFF_RESET_SECONDS:
-                    backoff = BACKOFF_FIRST_SECONDS
-                if not await self._wait_backoff(container, backoff):
+            while restarts.wants_restart(container):
+                if container.run_seconds >= restarts.RESET_SECONDS:
+                    backoff = restarts.FIRST_SECONDS
+                if not await restarts.wait_backoff(parts, container, backoff):
                     break
-                backoff = min(backoff * 2, BACKOFF_MOST_SECONDS)
+                backoff = min(backoff * 2, restarts.MOST_SECONDS)
                 container.state.restart_count += 1
                 try:
                     await self._launch(container, restarted=True)
@@ -217,32 +230,6 @@ class Supervisor:
             nursery.start_soon(health.check, self._parts, container)
             await life.watch(self._parts, container)
             nursery.cancel_scope.cancel()
-
-    def _wants_restart(self, container: Container) -> bool:
-        policy = container.config.restart
-        if container.stop_requested or container.removing:
-            return False
-        match policy.name:
-            case "always" | "unless-stopped":
-                return True
-            case "on-failure":
-                left = not policy.max_retries or container.state.restart_count < policy.max_retries
-                return container.state.exit_code != 0 and left
-            case _:
-                return False
-
-    async def _wait_backoff(self, container: Container, seconds: float) -> bool:
-        """Wait before a restart; False if the container was stopped meanwhile."""
-        move(container.state, Status.RESTARTING)
-        container.woken = Announcement()
-        with trio.move_on_after(seconds):
-            await container.woken.wait()
-        container.woken = None
-        if container.stop_requested or container.removing:
-            move(container.state, Status.EXITED)
-            await self._parts.save_state(container)
-            return False
-        return True
 
     async def signal(self, container: Container, number: int) -> None:
         """Send a signal to init; a paused container gets it and is resumed (docker's kill).
@@ -344,12 +331,12 @@ class Supervisor:
 
     async def _erase(self, container: Container, *, volumes: bool) -> None:
         async with container.lock:
-            hidden = await trio.to_thread.run_sync(
+            await life.discard_prepared(self._parts, container)
+            hidden = container.hidden or await trio.to_thread.run_sync(
                 lambda: directories.remove(self._parts, container, volumes=volumes)
             )
         if container.config.auto_remove:
-            # Nobody waits for the space of a container that goes by itself.
-            self._parts.spawn(trio.to_thread.run_sync, directories.delete, hidden)
+            self._parts.trash.put(hidden)
         else:
             await trio.to_thread.run_sync(directories.delete, hidden)
         self._parts.meter.forget(container.id)

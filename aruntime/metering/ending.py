@@ -7,6 +7,7 @@ Blocking functions for a worker thread. That they come before the reaping is the
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -78,13 +79,24 @@ def reason(oom_kills: int, exit_code: int | None, *, stopped: bool) -> str:
     return "stop" if stopped else "exit"
 
 
-def recheck(subject: Subject, health: Health) -> bool:
-    """Look once more before the cgroup goes; whether billed counters have grown."""
+def recheck(
+    subject: Subject | None, health: Health, unless_grown: Callable[[], object] | None = None
+) -> bool:
+    """Look once more before the cgroup goes; whether billed counters have grown.
+
+    Args:
+        subject: the container, None for an unknown one.
+        health: counts a reading that fails.
+        unless_grown: called if they have not; what it raises is raised.
+    """
     try:
-        return subject.grown_since_end()
+        grown = subject is not None and subject.grown_since_end()
     except (OSError, ValueError) as error:
         health.polls_failed[controller_of(error)] += 1
-        return False
+        grown = False
+    if not grown and unless_grown is not None:
+        unless_grown()
+    return grown
 
 
 def count_exec(subject: Subject, pid: int) -> bool:

@@ -11,7 +11,7 @@ containers that were not taken back yet would seem to fall.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import msgspec
@@ -305,16 +305,19 @@ class Meter:
         durable = await self._books.commit(subject, "exit")
         return Final(container_id, exit_code, oom_kills, account.totals, durable)
 
-    async def recheck(self, container_id: str) -> bool:
+    async def recheck(
+        self, container_id: str, *, unless_grown: Callable[[], object] | None = None
+    ) -> bool:
         """Last look before the cgroup is removed; growth since ``final`` is made durable.
 
         Returns whether there was any: a task may be charged its last microseconds after its
-        parent has reaped it.
+        parent has reaped it. If not, ``unless_grown`` has been called right after the look, in
+        the same worker thread: the removal, which must not come before growth is durable.
         """
         subject = self._subjects.get(container_id)
+        grown = await trio.to_thread.run_sync(ending.recheck, subject, self.health, unless_grown)
         if subject is None:
             return False
-        grown = await trio.to_thread.run_sync(ending.recheck, subject, self.health)
         subject.end("exit", None)
         if grown:
             await self._books.commit(subject, "exit")

@@ -105,11 +105,10 @@ DAMAGED = ("{", '{"status": "flying"}', "")
 def test_a_record_that_is_damaged(daemon: RunningDaemon) -> None:
     """A malformed state.json hides one container, says so, and comes back when it is repaired."""
     names = [f"box{number}" for number in range(len(DAMAGED))]
-    paths = [
-        daemon.root / "containers" / daemon.out("create", "--name", name, "busybox", "true")
-        / "state.json"
-        for name in names
-    ]  # fmt: skip
+    for name in names:
+        daemon.run("run", "--name", name, "busybox", "true")
+    ids = daemon.out("inspect", "-f", "{{.Id}}", *names).split()
+    paths = [daemon.root / "containers" / container_id / "state.json" for container_id in ids]
     intact = [path.read_bytes() for path in paths]
     daemon.stop()
     for path, damaged in zip(paths, DAMAGED, strict=True):

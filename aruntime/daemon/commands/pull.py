@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import msgspec
-import trio
 
 from aruntime.daemon.commands.flags import Command, Flag, Parsed
 from aruntime.daemon.commands.images import LIMITS, PLATFORM, limits_of
@@ -109,7 +108,7 @@ async def wanted_image(session: Session, parsed: Parsed, daemon: Daemon) -> Imag
     text, when = parsed.args[0], parsed.string("pull")
     if when != "always":
         try:
-            return await trio.to_thread.run_sync(daemon.images.resolve, text)
+            return daemon.images.resolve(text)
         except ImageNotFound:
             if when == "never" or reference.is_sha256(text) or reference.is_identifier(text):
                 raise

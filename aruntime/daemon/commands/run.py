@@ -40,8 +40,6 @@ async def run_run(session: Session, parsed: Parsed, daemon: Daemon) -> int:
         await start_or_discard(daemon, container)
         await session.out(f"{container.id}\n")
         return 0
-    if session.stdin_tty and parsed.boolean("tty"):
-        container.console_size = (session.rows, session.cols)
     start = position_now(daemon, container)
     await start_or_discard(daemon, container)
     code = await stay_attached(
@@ -89,9 +87,17 @@ async def create_container(
     config, warnings = await requested_config(session, parsed, daemon)
     for warning in warnings:
         await session.err(f"WARNING: {warning}\n")
-    with daemon.images.hold(daemon.images.resolve(config.image_id)):
-        container = await daemon.supervisor.create(config, starting=starting)
     cidfile = parsed.string("cidfile")
+    attached_to_terminal = starting and session.stdin_tty and not parsed.boolean("detach")
+    with daemon.images.hold(daemon.images.resolve(config.image_id)):
+        container = await daemon.supervisor.create(
+            config,
+            starting=starting,
+            prepare=starting and not cidfile,
+            console_size=(session.rows, session.cols)
+            if attached_to_terminal and config.tty
+            else (0, 0),
+        )
     if cidfile:
         try:
             await write_cidfile(session, cidfile, container.id)
