@@ -353,6 +353,7 @@ def run(arguments: list[str]) -> int:
     except ValueError as error:
         return fail(str(error))
     if argv[:1] == ["daemon"]:
+        bring_in_site()
         from aruntime.daemon.main import main as aruntimed
 
         return aruntimed(argv[1:])
@@ -362,10 +363,19 @@ def run(arguments: list[str]) -> int:
     try:
         sock = connect(path)
     except OSError as error:
+        bring_in_site()
         from aruntime.cli import autostart
 
         return autostart.without_daemon(argv, path, error, default=default)
     return Client(sock).run(argv)
+
+
+def bring_in_site() -> None:
+    """Let what is imported from here on find site-packages (see `aruntime.cli.link`)."""
+    if sys.flags.no_site:
+        import site
+
+        site.main()
 
 
 def main() -> None:

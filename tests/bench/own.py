@@ -9,18 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aruntime import __version__
+from aruntime.cli.link import link
 from tests.bench import image
 from tests.bench.engine import CommandLine
 from tests.bench.place import Place, in_mount_namespace
 from tests.harness import RunningDaemon
 
 SUBNET = "10.214.3.0/24"
-CLIENT = Path(sys.executable).with_name("aruntime")
+INSTALLED = Path(sys.executable).with_name("aruntime")
 
 
 def missing() -> str:
     """Say what is missing if aruntime is not installed."""
-    return "" if CLIENT.exists() else "aruntime (pip install -e .)"
+    return "" if INSTALLED.exists() else "aruntime (pip install -e .)"
 
 
 class Aruntime(CommandLine):
@@ -68,9 +69,11 @@ def opened(place: Place, tar: Path) -> Aruntime:
     place.on_close(running(daemon))
     runner = place.runner("aruntime", private=False)
     runner.env |= daemon.env
-    engine = Aruntime(
-        "aruntime", [str(CLIENT)], runner, networks={"bridge": "bridge", "none": "none"}
-    )
+    commands = place.directory("aruntime", "bin")
+    link(commands)  # as the README installs it
+    client = [str(commands / "aruntime")]
+    networks = {"bridge": "bridge", "none": "none"}
+    engine = Aruntime("aruntime", client, runner, networks=networks)
     engine.daemon = daemon
     runner.measure([engine.command("import", str(tar), image.NAME)])
     engine.version = __version__
