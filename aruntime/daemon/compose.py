@@ -22,7 +22,7 @@ import trio
 
 from aruntime.cgroups.detect import detect
 from aruntime.cgroups.driver import Driver, open_driver
-from aruntime.daemon import adoption, foreign
+from aruntime.daemon import adoption, exporting, foreign
 from aruntime.daemon.commands.registry import Registry
 from aruntime.daemon.events import Events
 from aruntime.daemon.metrics_http import MetricsServer
@@ -57,7 +57,9 @@ class Daemon:
         started_ns: Unix time of its start.
     """
 
-    def __init__(self, registry: Registry, parts: Parts, supervisor: Supervisor) -> None:
+    def __init__(
+        self, registry: Registry, parts: Parts, supervisor: Supervisor, exports: exporting.Exports
+    ) -> None:
         self.settings = parts.settings
         self.registry = registry
         self.parts = parts
@@ -68,6 +70,7 @@ class Daemon:
         self.network = parts.network
         self.networks = parts.networks
         self.events = parts.events
+        self.exports = exports
         self.started_ns = time.time_ns()
 
     def apply_settings(self, settings: Settings) -> None:
@@ -92,13 +95,15 @@ async def opened(settings: Settings, registry: Registry) -> AsyncIterator[Daemon
         undo.callback(images.close)
         networks = Networks(default_definition(settings.bridge, settings.subnet), settings.root)
         await prepare_networks(networks)
+        exports = await undo.enter_async_context(exporting.opened(settings))
         meter = await undo.enter_async_context(opened_meter(settings, driver, networks))
+        exports.begin()
         held = await shim.open()
         undo.push_async_callback(shielded, shim.leave)
         await undo.enter_async_context(running(pump.run))
         await undo.enter_async_context(running(meter.run))
         if settings.metrics_address != "none":
-            await undo.enter_async_context(running(serve_metrics, settings, meter))
+            await undo.enter_async_context(running(serve_metrics, settings, meter, exports))
         trash = Trash()
         await undo.enter_async_context(running(trash.run))
         nursery = await undo.enter_async_context(cancelled_nursery())
@@ -112,7 +117,7 @@ async def opened(settings: Settings, registry: Registry) -> AsyncIterator[Daemon
         parts.spawn(shim.run, lambda held: adoption.after_shim_loss(parts, supervisor, held))
         await undo.enter_async_context(foreign_metered(settings, driver, meter))
         await adoption.adopt_all(parts, supervisor, held)
-        daemon = Daemon(registry, parts, supervisor)
+        daemon = Daemon(registry, parts, supervisor, exports)
         yield daemon
         if daemon.settings.stop_containers:
             await stop_containers(supervisor)
@@ -203,11 +208,14 @@ async def foreign_metered(
 async def serve_metrics(
     settings: Settings,
     meter: Meter,
+    exports: exporting.Exports,
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve every installed exporter; answers 503 until all containers are taken back."""
-    exporters = await trio.to_thread.run_sync(load_exporters, meter.view)
+    exporters = await trio.to_thread.run_sync(
+        load_exporters, lambda: meter.view()._replace(exports=exports.states())
+    )
     access = await trio.to_thread.run_sync(Access, settings.web_config)
     metrics = MetricsServer(exporters, is_ready=lambda: meter.settled, access=access)
     address_file = str(settings.run_dir / "metrics.addr")

@@ -24,6 +24,8 @@ from aruntime.metering.foreign import identity, patterns
 from aruntime.metering.foreign.patterns import Pattern
 
 DEFAULT_CONFIG = "/etc/aruntime/config.toml"
+EXPORTS = "export"
+"""Key of the tables of push exporters; only the configuration file has them."""
 SUN_PATH_BYTES = 107
 """Longest pathname of a Unix socket (sockaddr_un)."""
 ENVIRONMENT = {
@@ -116,6 +118,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     meter_states: dict[str, str] = {}
     """Where those programs keep their files, by program, if not at their usual place."""
     registries: Policy = Policy()
+    exports: dict[str, dict[str, Any]] = {}
+    """Tables of push exporters in the configuration file, by name."""
     stop_containers: bool = False
 
 
@@ -138,6 +142,7 @@ def load(parsed: Parsed, environ: Mapping[str, str]) -> Settings:
         if named:
             raise InvalidParameter(f"cannot read {config}: no such file") from None
         in_file = {}
+    exports = in_file.pop(EXPORTS, {})
     chosen: dict[str, tuple[Any, str]] = {}
     for flag in FLAGS:
         name = flag.name
@@ -151,7 +156,7 @@ def load(parsed: Parsed, environ: Mapping[str, str]) -> Settings:
             chosen[name] = (in_file[name], f"{config}: {name}")
         else:
             chosen[name] = (parsed[name], f"--{name}")
-    return _checked(chosen)
+    return msgspec.structs.replace(_checked(chosen), exports=exports)
 
 
 def reloaded(current: Settings, fresh: Settings) -> Settings:
@@ -188,14 +193,20 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InvalidParameter(f"{path} is not valid TOML: {error}") from error
     settable = (flag for flag in FLAGS if flag.name not in COMMAND_LINE_ONLY)
     known = {flag.name.replace(".", "-"): flag for flag in settable}  # a dot would make a table
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {EXPORTS: _export_tables(table.pop(EXPORTS, {}), path)}
     for key, value in table.items():
         if key not in known:
-            raise InvalidParameter(
-                f"{path}: unknown key '{key}'; known are {', '.join(sorted(known))}"
-            )
+            names = ", ".join(sorted([*known, EXPORTS]))
+            raise InvalidParameter(f"{path}: unknown key '{key}'; known are {names}")
         values[known[key].name] = _config_value(known[key], value, f"{path}: {key}")
     return values
+
+
+def _export_tables(value: object, path: Path) -> dict[str, dict[str, Any]]:
+    """The tables ``[export.NAME]``; what is in them their exporters check."""
+    if not isinstance(value, dict) or not all(isinstance(row, dict) for row in value.values()):
+        raise InvalidParameter(f"{path}: {EXPORTS} must be tables such as [{EXPORTS}.openmeter]")
+    return value
 
 
 def _config_value(flag: Flag, value: object, where: str) -> Any:

@@ -22,6 +22,7 @@ from aruntime.metering.clock import WallClock, boot_id, boottime_ns
 from aruntime.metering.commit import GroupCommit
 from aruntime.metering.cutting import Cutter
 from aruntime.metering.health import Health
+from aruntime.metering.integrals import UNREAD, flag_estimate
 from aruntime.metering.intervals import Interval, Terms, record_of
 from aruntime.metering.ledger_file import LedgerFile
 from aruntime.metering.ledger_reader import LedgerReader
@@ -177,14 +178,21 @@ class Books:
         interval = self.file.durable.intervals.get(container_id)
         if interval is not None:
             cuts = Cutter(container_id, interval.terms, self.clock.at, interval)
-            account = cuts.end(record.account, self.lost_reason(interval), None)
+            account = self.end_lost(cuts, interval, record.account)
             record = record._replace(account=account, drafts=cuts.hand_over())
         self.commits.offer(record)
 
-    def lost_reason(self, interval: Interval) -> str:
-        """Why an incarnation has no final reading: its host went down, or its cgroup is gone."""
-        same_boot = interval.incarnation.startswith(f"{self.boot_id}:")
-        return "exit" if same_boot else "host_lost"
+    def end_lost(self, cuts: Cutter, interval: Interval, account: Account) -> Account:
+        """End an incarnation that has no final reading, at its last commit.
+
+        Its host went down, or its cgroup went while nobody looked: then what it used since that
+        commit is not known, and the record says so.
+        """
+        if not interval.incarnation.startswith(f"{self.boot_id}:"):
+            return cuts.end(account, "host_lost", None)
+        if not interval.ended:
+            account = flag_estimate(account, UNREAD)
+        return cuts.end(account, "exit", None)
 
     def usage_records(
         self,

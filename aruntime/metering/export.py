@@ -28,6 +28,7 @@ __all__ = [
     "ENTRY_POINT_GROUP",
     "ContainerView",
     "DaemonView",
+    "ExportState",
     "FastStats",
     "MemoryStats",
     "PidsStats",
@@ -84,6 +85,31 @@ class DaemonView(NamedTuple):
     cpu: HostCpu | None
 
 
+class ExportState(NamedTuple):
+    """How far a push exporter has come."""
+
+    name: str
+    """Of its configuration table."""
+    type: str
+    """Name of its entry point."""
+    target: str
+    """Where it delivers to, without secrets."""
+    sequence: int = 0
+    """Last record of the ledger that was acknowledged."""
+    pending: int = 0
+    """Records after it, when the ledger was last looked at."""
+    last_success_ns: int = 0
+    """Unix time when last everything asked for was delivered, 0 before the first time."""
+    delivered: int = 0
+    """Items that were acknowledged since the daemon started."""
+    failures: int = 0
+    """Attempts that failed."""
+    rejected: int = 0
+    """Items the receiver would not take."""
+    error: str = ""
+    """Why the last attempt failed, empty if it did not."""
+
+
 class View(NamedTuple):
     """Everything there is to export, at one instant."""
 
@@ -93,6 +119,8 @@ class View(NamedTuple):
     tenant_containers: dict[tuple[str, str], int]
     """Containers by tenant and status, ended ones that were not removed included."""
     daemon: DaemonView
+    exports: Sequence[ExportState] = ()
+    """Push exporters that are configured."""
 
 
 Source = Callable[[], View]

@@ -36,6 +36,10 @@ CPU_BOUND_SLACK_NS = 10_000_000
 NO_REQUEST = Request()
 
 
+UNREAD = "removed_unread"
+"""Why a record is an estimate: the cgroup was removed before it could be read a last time."""
+
+
 class Advance(NamedTuple):
     """An account after a reading and the anomalies the reading showed."""
 

@@ -202,8 +202,9 @@ class Meter:
         added = self._roster.add(subject, msgspec.structs.replace(account, status=status))
         if status == "exited":
             added.drop_at_ns = 0
-            if added.cuts.is_open and added.cuts.interval is not None:
-                added.end(self._books.lost_reason(added.cuts.interval), None)
+            interval = added.cuts.interval
+            if added.cuts.is_open and interval is not None:
+                added.update_account(partial(self._books.end_lost, added.cuts, interval))
                 self._books.offer(added, "exit")
 
     async def settle(self, known: Iterable[str]) -> None:

@@ -90,7 +90,7 @@ class Roster:
         cuts = self._books.cutter(about, previous.cuts if previous is not None else None)
         stale = cuts.is_open and not cuts.is_of(account.incarnation)
         if stale and cuts.interval is not None and before is not None:
-            cuts.end(before, self._books.lost_reason(cuts.interval), None)
+            self._books.end_lost(cuts, cuts.interval, before)
         added = self._kind(
             about,
             account,

@@ -119,6 +119,7 @@ def summary_families(view: View) -> Iterator[Metric]:
     yield from summaries.tenant_families(view)
     yield from summaries.daemon_families(view.daemon)
     yield from summaries.ledger_families(view.daemon)
+    yield from summaries.export_families(view.exports)
     yield from summaries.host_families(view.daemon)
 
 

@@ -6,7 +6,7 @@ vocabulary as :mod:`aruntime_exporters.families`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -17,7 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 
 from aruntime.metering.account import STATUSES
-from aruntime.metering.export import DaemonView, View
+from aruntime.metering.export import DaemonView, ExportState, View
 from aruntime.metering.health import HistogramState
 from aruntime.metering.totals import TenantTotals
 from aruntime_exporters.families import PREFIX
@@ -46,6 +46,24 @@ TENANT_COUNTERS: tuple[tuple[str, str, Callable[[TenantTotals], Value]], ...] = 
     ("paused_seconds", "Time containers of the tenant were frozen.", lambda t: t.paused_ns / NS),
 )  # fmt: skip
 """Name after ``tenant_``, help, value."""
+
+
+EXPORT_GAUGES: tuple[tuple[str, str, Callable[[ExportState], Value]], ...] = (
+    ("sequence", "Last record of the ledger that was acknowledged.", lambda e: e.sequence),
+    ("pending_records", "Records after it, when the ledger was last looked at.",
+     lambda e: e.pending),
+    ("last_success_timestamp_seconds",
+     "Unix time when last everything asked for was delivered, 0 before the first time.",
+     lambda e: e.last_success_ns / NS),
+)  # fmt: skip
+EXPORT_COUNTERS: tuple[tuple[str, str, Callable[[ExportState], Value]], ...] = (
+    ("delivered_items", "Items that were acknowledged since the daemon started.",
+     lambda e: e.delivered),
+    ("rejected_items", "Items the receiver would not take; they are in ROOT/exports.",
+     lambda e: e.rejected),
+    ("errors", "Attempts to deliver that failed and were repeated.", lambda e: e.failures),
+)  # fmt: skip
+"""Name after ``export_``, help, value."""
 
 
 def tenant_families(view: View) -> Iterator[Metric]:
@@ -120,6 +138,20 @@ def ledger_families(daemon: DaemonView) -> Iterator[Metric]:
     yield _histogram(
         "ledger_commit_duration_seconds", "One commit, with fsync.", daemon.commit_duration
     )
+
+
+def export_families(exports: Sequence[ExportState]) -> Iterator[Metric]:
+    """Push exporters: how far they are behind, and what went wrong."""
+    for name, text, value in EXPORT_GAUGES:
+        gauge = GaugeMetricFamily(PREFIX + "export_" + name, text, labels=("exporter",))
+        for state in exports:
+            gauge.add_metric((state.name,), value(state))
+        yield gauge
+    for name, text, value in EXPORT_COUNTERS:
+        counter = CounterMetricFamily(PREFIX + "export_" + name, text, labels=("exporter",))
+        for state in exports:
+            counter.add_metric((state.name,), value(state))
+        yield counter
 
 
 def host_families(daemon: DaemonView) -> Iterator[Metric]:

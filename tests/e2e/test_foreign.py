@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from aruntime.metering.ledger_reader import LedgerReader
+from aruntime.metering.record import LedgerRecord
 from tests.harness import RunningDaemon, wait_until
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -129,6 +131,12 @@ def sample(daemon: RunningDaemon, metric: str, **labels: str) -> float:
         return -1
 
 
+def records(daemon: RunningDaemon, name: str) -> list[LedgerRecord]:
+    """Records of the ledger of a group."""
+    with LedgerReader(daemon.root / "ledger.db") as reader:
+        return [record for record in reader.records() if record.name.endswith(f"/{name}")]
+
+
 def unread(daemon: RunningDaemon) -> float:
     """How many groups went without a last reading."""
     return max(0, sample(daemon, "aruntime_meter_anomalies_total", kind="unread_cgroup"))
@@ -154,7 +162,13 @@ def test_a_group_is_metered_from_its_beginning_to_its_end(
     used = batch.usage("job")
     batch.remove("job")
     wait_until(lambda: has_ended(metering, batch, "job"), what="its end")
+    found = records(metering, "job")
+    assert sum(record.cpu_ns for record in found) == cpu_shown(metering, batch, "job")
     assert 0 <= used - cpu_shown(metering, batch, "job") < SLACK_NS
+    assert [reason for record in found for reason in record.estimated] == []
+    assert (found[-1].kind, found[-1].end_reason) == ("final", "exit")
+    assert found[-1].labels["aruntime.engine"] == "cgroup"
+    assert found[-1].labels["aruntime.cgroup"] == f"{batch.path}/job"
     assert unread(metering) == before
     assert metering.out("ps", "-aq") == ""
 
@@ -172,9 +186,11 @@ def test_short_ones_are_whole_or_counted_as_unread(batch: Batch, metering: Runni
     wait_until(lambda: all(has_ended(metering, batch, name) for name in exact), what="all ends")
     lost = 0
     for name, used in exact.items():
-        metered = cpu_shown(metering, batch, name)
+        metered = sum(record.cpu_ns for record in records(metering, name))
         assert metered <= used
-        lost += used - metered > SLACK_NS
+        flagged = any("removed_unread" in record.estimated for record in records(metering, name))
+        assert flagged or used - metered < SLACK_NS, name
+        lost += flagged
     assert lost <= unread(metering) - before
 
 
@@ -186,7 +202,10 @@ def test_gone_before_anybody_looked(batch: Batch, metering: RunningDaemon) -> No
         batch.remove("flash")
     wait_until(lambda: unread(metering) > before, what="counted")
     wait_until(lambda: has_ended(metering, batch, "flash"), what="its end")
-    assert cpu_shown(metering, batch, "flash") == 0
+    finals = [record for record in records(metering, "flash") if record.kind == "final"]
+    assert finals
+    assert all(record.cpu_ns == 0 for record in finals)
+    assert any("removed_unread" in record.estimated for record in finals)
 
 
 def test_killed_daemon_goes_on_exactly(batch: Batch, own_metering: RunningDaemon) -> None:
@@ -199,6 +218,7 @@ def test_killed_daemon_goes_on_exactly(batch: Batch, own_metering: RunningDaemon
         wait_until(partial(is_shown, own_metering, batch, name), what=name)
     own_metering.kill()
     assert ends.wait() == 0
+    used_by_ended = batch.usage("ends")
     batch.remove("ends")
     batch.make("begins")
     assert batch.start("begins", BURN.format(0.1)).wait() == 0
@@ -209,7 +229,12 @@ def test_killed_daemon_goes_on_exactly(batch: Batch, own_metering: RunningDaemon
         wait_until(partial(has_caught_up, own_metering, batch, name, exact), what=f"{name} is read")
         batch.remove(name)
         wait_until(partial(has_ended, own_metering, batch, name), what=f"the end of {name}")
-        assert 0 <= exact - cpu_shown(own_metering, batch, name) < SLACK_NS
+        found = records(own_metering, name)
+        assert 0 <= exact - sum(record.cpu_ns for record in found) < SLACK_NS
+        assert any("daemon_gap" in record.estimated for record in found)
+    lost = records(own_metering, "ends")
+    assert sum(record.cpu_ns for record in lost) <= used_by_ended
+    assert (lost[-1].kind, lost[-1].estimated) == ("final", ("removed_unread",))
     total = own_metering.metric("aruntime_tenant_cpu_seconds_total", tenant="default") * 1e9
     assert total <= batch.usage() + SLACK_NS
 

@@ -21,8 +21,10 @@ from aruntime.daemon import settings
 from aruntime.daemon.commands.flags import Command, Flag, Parsed
 from aruntime.daemon.commands.listing import line_template
 from aruntime.daemon.commands.template_values import render
+from aruntime.daemon.log_reader import rfc3339_nano
 from aruntime.errors import UsageError
 from aruntime.kernel import capabilities
+from aruntime.metering.export import ExportState
 from aruntime.metering.host import memory_bytes
 
 if TYPE_CHECKING:
@@ -108,6 +110,7 @@ def info_fields(daemon: Daemon) -> dict[str, Any]:
         **host_fields(),
         **cgroup_fields(daemon),
         **daemon_fields(daemon),
+        "Exporters": {state.name: export_fields(state) for state in daemon.exports.states()},
         "Warnings": warnings(daemon),
     }
 
@@ -140,6 +143,21 @@ def cgroup_fields(daemon: Daemon) -> dict[str, Any]:
     }
 
 
+def export_fields(state: ExportState) -> dict[str, Any]:
+    """How far a push exporter has come."""
+    return {
+        "Type": state.type,
+        "Target": state.target,
+        "Sequence": state.sequence,
+        "Pending": state.pending,
+        "Delivered": state.delivered,
+        "Rejected": state.rejected,
+        "Failures": state.failures,
+        "LastSuccess": rfc3339_nano(state.last_success_ns) if state.last_success_ns else "",
+        "Error": state.error,
+    }
+
+
 def daemon_fields(daemon: Daemon) -> dict[str, Any]:
     """How this daemon is set up."""
     chosen = daemon.settings
@@ -153,6 +171,7 @@ def daemon_fields(daemon: Daemon) -> dict[str, Any]:
         "Subnet": chosen.subnet,
         "PollIntervalSeconds": chosen.poll_interval,
         "SlowIntervalSeconds": chosen.slow_interval,
+        "MeterCgroups": [pattern.text for pattern in chosen.meter_cgroups],
         "DaemonPid": os.getpid(),
         "ShimPid": daemon.parts.shim.pid,
     }

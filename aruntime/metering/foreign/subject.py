@@ -15,12 +15,9 @@ from aruntime.kernel import process
 from aruntime.metering.account import ProcessIo, Reading
 from aruntime.metering.clock import boottime_ns
 from aruntime.metering.ending import EQUAL_READINGS, OFF_CPU_PAUSE_SECONDS, OFF_CPU_SECONDS
-from aruntime.metering.integrals import advance, close, flag_estimate
+from aruntime.metering.integrals import UNREAD, advance, close, flag_estimate
 from aruntime.metering.reading import read_process_io
 from aruntime.metering.subject import Subject
-
-UNREAD = "removed_unread"
-"""Why a record is an estimate: the cgroup was removed before it could be read a last time."""
 
 
 class ForeignSubject(Subject):

@@ -16,7 +16,7 @@ from aruntime.cgroups.stats import (
     ThrottlingStats,
 )
 from aruntime.metering.account import COUNTERS, Account, Totals
-from aruntime.metering.export import ContainerView, DaemonView, View
+from aruntime.metering.export import ContainerView, DaemonView, ExportState, View
 from aruntime.metering.health import Histogram
 from aruntime.metering.host import HostCpu
 from aruntime.metering.subject import MeterSubject
@@ -139,7 +139,11 @@ def whole_view() -> View:
         )
     }  # fmt: skip
     counts = {("acme", "running"): 1, ("acme", "exited"): 1, ("größe", "created"): 1}
-    return View((living(), ended(), created()), tenants, counts, daemon())
+    exports = ExportState(
+        "meters", "openmeter", "https://meters.example", sequence=41, pending=2,
+        last_success_ns=NOW, delivered=300, failures=5, rejected=1,
+    )  # fmt: skip
+    return View((living(), ended(), created()), tenants, counts, daemon(), (exports,))
 
 
 @pytest.fixture(name="view", scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from aruntime.metering.foreign.meter import ForeignMeter
-from aruntime.metering.foreign.subject import UNREAD
+from aruntime.metering.integrals import UNREAD
 from aruntime.metering.subject import MeterSubject
 from tests.metering import CounterTree, about, tenant_cpu
 
