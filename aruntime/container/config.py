@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from aruntime.network.ports import PortRequest
+
 
 class Mount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One mount the user asked for (``-v``, ``--mount``, ``--tmpfs``, VOLUME of the image)."""
@@ -159,6 +161,11 @@ class ContainerConfig(msgspec.Struct, kw_only=True):
     dns: list[str] = []
     dns_search: list[str] = []
     dns_options: list[str] = []
+    ports: list[PortRequest] = []
+    """What ``-p`` and ``-P`` ask for, in the user's order."""
+    exposed_ports: list[str] = []
+    """``80/tcp`` and the like, of the image and of ``--expose``; it means nothing by itself."""
+    publish_all: bool = False
     extra_hosts: list[str] = []
     """``name:address`` lines for /etc/hosts."""
 

@@ -19,6 +19,7 @@ import enum
 import msgspec
 
 from aruntime.errors import InvalidTransition
+from aruntime.network.ports import PublishedPort
 
 
 class Status(enum.Enum):
@@ -85,6 +86,8 @@ class ContainerState(msgspec.Struct, kw_only=True):
     """``run`` made it, to be started at once: a daemon that dies before that keeps nothing."""
     stopped_by_user: bool = False
     """``stop`` was the last word: the policy unless-stopped keeps it down."""
+    ports: list[PublishedPort] = []
+    """What it has published in the present run."""
     log_dropped_bytes: int = 0
     """Output thrown away because the disk was full (``--log-opt mode=non-blocking``)."""
 

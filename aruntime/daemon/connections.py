@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from aruntime.network import Request
+import structlog
+
+from aruntime.errors import AruntimeError, InvalidParameter
+from aruntime.network import Endpoint, Request
 
 if TYPE_CHECKING:
     from aruntime.container.config import Connection
     from aruntime.daemon.parts import Parts
     from aruntime.daemon.record import Container
+
+journal = structlog.get_logger()
 
 
 def requests(parts: Parts, container: Container) -> dict[str, Request]:
@@ -52,9 +57,47 @@ def request(
         ip=connection.ip,
         ip6=connection.ip6,
         mac=connection.mac,
+        hairpin=bool(container.config.ports),
         name=container.config.name,
         aliases=connection.aliases,
     )
+
+
+def publish(parts: Parts, container: Container) -> None:
+    """Publish what the container asks for, at the place by which it reaches out (blocks).
+
+    Raises:
+        InvalidParameter: it has no such place.
+        AruntimeError, OSError: as ``Publisher.publish``; nothing is published then.
+    """
+    config = container.config
+    if not config.ports or is_shared(container) or not config.networks:
+        return
+    place = way_out(parts, container)
+    if place is None:
+        raise InvalidParameter(
+            f"ports of container {config.name} cannot be published: an internal network has no "
+            "way in; connect it to another one, or leave -p out"
+        )
+    for change in parts.networks.get(place.network).open_to_loopback():
+        journal.info("network prepared", network=place.network, change=change)
+    container.state.ports = parts.networks.ports.publish(
+        container.id, config.name, place.ip, config.ports
+    )
+
+
+def way_out(parts: Parts, container: Container) -> Endpoint | None:
+    """Return the place by which a running container reaches out and is reached, if any."""
+    for endpoint in parts.networks.endpoints.of(container.id):
+        if not parts.networks.get(endpoint.network).definition.internal:
+            return endpoint
+    return None
+
+
+def release(parts: Parts, container: Container) -> None:
+    """Give back the ports and addresses of a container (blocks)."""
+    container.state.ports = []
+    parts.networks.release(container.id)
 
 
 def resume(parts: Parts, container: Container) -> None:
@@ -65,10 +108,24 @@ def resume(parts: Parts, container: Container) -> None:
     }
     endpoints = parts.networks.resume(wanted)
     container.address = endpoints[0].ip if endpoints else ""
+    place = way_out(parts, container)
+    if place is None or not container.state.ports:
+        return
+    try:
+        parts.networks.get(place.network).open_to_loopback()
+        parts.networks.ports.restore(
+            container.id, container.config.name, place.ip, container.state.ports
+        )
+    except (AruntimeError, OSError) as error:
+        journal.warning("published port is not held", container=container.short_id, why=str(error))
 
 
 def reconcile(parts: Parts, running: Iterable[Container]) -> list[str]:
     """Free what is held by containers that do not run or are not in that network (blocks)."""
+    try:
+        parts.networks.ports.settle()
+    except (AruntimeError, OSError) as error:
+        journal.error("published ports not repaired", why=str(error))
     return parts.networks.reconcile(
         {item.id: [one.network for one in item.config.networks] for item in running}
     )

@@ -93,7 +93,7 @@ def prepare(parts: Parts, container: Container) -> Prepared:
     """
     config = container.config
     with contextlib.ExitStack() as undo:
-        undo.callback(parts.networks.release, config.id)
+        undo.callback(connections.release, parts, container)
         netlink, container.address = attach_network(parts, container)
         made = bundle.make(parts, container)
         bundle.save(container, made)
@@ -116,7 +116,7 @@ def prepare(parts: Parts, container: Container) -> Prepared:
 
 
 def attach_network(parts: Parts, container: Container) -> tuple[list[dict[str, Any]], str]:
-    """Return the netlink batches of a container and its first address, if any.
+    """Return the netlink batches of a container and its first address, if any; publish its ports.
 
     Raises:
         NetworkNotFound: a network of the container is gone.
@@ -129,6 +129,7 @@ def attach_network(parts: Parts, container: Container) -> tuple[list[dict[str, A
     for attachment in attachments:
         for repair in attachment.repairs:
             journal.warning("network repaired", network=attachment.network, change=repair)
+    connections.publish(parts, container)
     return [attachment.netlink for attachment in attachments], attachments[0].ip
 
 

@@ -25,7 +25,7 @@ import trio
 from aruntime.cgroups.driver import Cgroup
 from aruntime.container import logfile
 from aruntime.container.state import Status, move
-from aruntime.daemon import directories, launching
+from aruntime.daemon import connections, directories, launching
 from aruntime.daemon.announcement import Announcement
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.pump import LogSink, Source
@@ -362,7 +362,7 @@ def release_and_destroy(parts: Parts, container: Container, *, hide: bool) -> No
     Raises:
         BlockingIOError: a task in the cgroup is not gone yet.
     """
-    parts.networks.release(container.id)
+    connections.release(parts, container)
     if container.cgroup is not None:
         parts.driver.destroy(container.cgroup)
     if hide:

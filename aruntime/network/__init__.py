@@ -9,6 +9,7 @@
       live              links of running containers, made and removed
       definition, store what a network was asked to be; its file
       subnets           which part of the address space is free
+    publishing        published ports: holding binds them, port_table leads them      (nft)
     endpoints         who stands where; listeners hear of changes
     files             /etc/hosts, /etc/hostname, /etc/resolv.conf of a container; pure
     counters          bytes and packets of every link in one netlink dump
@@ -19,7 +20,8 @@ The only user of pyroute2 and of nftables. Imports of it are lazy: 135 ms that n
 from aruntime.network.attach import Network, without_network
 from aruntime.network.definition import DEFAULT, default_definition
 from aruntime.network.endpoints import Attachment, Endpoint, Request
-from aruntime.network.networks import Networks, Wanted
+from aruntime.network.networks import Networks
+from aruntime.network.wanted import Wanted
 
 __all__ = [
     "DEFAULT",

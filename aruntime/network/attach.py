@@ -12,14 +12,13 @@ from __future__ import annotations
 import secrets
 import socket
 import threading
-from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
 from typing import Any
 
 from aruntime.errors import AruntimeError, Unavailable
 from aruntime.network import bridge as bridges
-from aruntime.network import encode, guard, live, nat, nft
+from aruntime.network import encode, guard, live, nat, nft, port_table
 from aruntime.network.counters import LinkCounters, LinkStats
 from aruntime.network.definition import (
     Definition,
@@ -36,10 +35,6 @@ HOST_IFNAME_PREFIX = "ar"
 MAX_PORTS = 1023
 """Links the kernel lets a bridge have (BR_PORT_BITS of net/bridge/br_private.h; then EXFULL)."""
 
-RuleSource = Callable[[], str]
-"""Returns statements in nft's language for the tables of a network, executed in the transaction
-that makes or repairs them; they must be free of effect when executed again."""
-
 
 def without_network() -> dict[str, Any]:
     """Return the launch payload's entry for ``--network none``: loopback up, an empty host part."""
@@ -50,7 +45,7 @@ class Network:
     """One bridge, its subnets and its leases.
 
     Owns the directory of leases and netlink sockets (``close`` it). Every method blocks:
-    ``ensure``, ``orphans`` and ``remove`` for milliseconds, the others for microseconds unless
+    ``ensure`` and ``remove`` for milliseconds, the others for microseconds unless
     they wait for one of those. Any thread may call any method at any time.
 
     Args:
@@ -86,7 +81,7 @@ class Network:
         self._own_tables = NfTables() if tables is None else None
         self._tables = tables or self._own_tables or NfTables()
         self._is_guarded = True
-        self._sources: list[RuleSource] = []
+        self._is_published = False
         self._lock = threading.RLock()
         """Orders everything but ``counters``, which must not wait behind ``ensure``."""
         self._counters_lock = threading.Lock()
@@ -107,11 +102,6 @@ class Network:
         """The bridge's own addresses with the prefix lengths of the subnets, IPv4 first."""
         return [self.gateway, self.gateway6] if self.gateway6 else [self.gateway]
 
-    def add_rules(self, source: RuleSource) -> None:
-        """Write the statements of a source whenever the tables are made or repaired."""
-        with self._lock:
-            self._sources.append(source)
-
     def ensure(self) -> list[str]:
         """Make or repair the bridge, its nftables tables and forwarding; safe to repeat.
 
@@ -126,6 +116,8 @@ class Network:
         with self._lock:
             mtu = self.definition.mtu
             self._bridge_ifindex, changes = bridges.ensure(self.bridge, self.gateways, mtu)
+            if self._is_published:
+                changes += bridges.ensure_localnet(self.bridge)
             if not self.definition.internal:
                 changes += bridges.ensure_forwarding()
                 changes += bridges.ensure_forwarding6() if self.gateway6 else []
@@ -136,6 +128,22 @@ class Network:
                     f"accepts those from and to {self.bridge}"
                     for chain in nat.foreign_drops(self.bridge)
                 ]
+            return changes
+
+    def open_to_loopback(self) -> list[str]:
+        """Let the host reach published ports of this network by 127.0.0.1, from now on.
+
+        Returns:
+            What was changed, in words, for the log.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        with self._lock:
+            if self._is_published:
+                return []
+            changes = bridges.ensure_localnet(self.bridge)
+            self._is_published = True
             return changes
 
     @property
@@ -239,23 +247,11 @@ class Network:
                 self._counters.close()
                 self._counters = None
 
-    def orphans(self) -> list[str]:
-        """Return our links on the bridge that belong to no lease.
-
-        Each is held by a network namespace that outlived its container, and goes with it.
-        """
-        with self._lock:
-            known = {lease.host_ifname for lease in self._leases.all()}
-        return [
-            name
-            for name in bridges.ports(self.bridge)
-            if name.startswith(HOST_IFNAME_PREFIX) and name not in known
-        ]
-
     def remove(self) -> None:
         """Remove the tables and the bridge; leases stay. Running containers lose the network."""
         with self._lock:
-            nft.run(nat.removal(self.bridge, self._families()))
+            own = nat.removal(self.bridge, self._families())
+            nft.run(own + port_table.removal(self.bridge))
             bridges.remove(self.bridge)
             self._bridge_ifindex = 0
 
@@ -294,7 +290,7 @@ class Network:
         missing = [
             family for family in families if not self._tables.is_table(Table(family, self.bridge))
         ]
-        script = nat.ruleset(self.definition) + "".join(source() for source in self._sources)
+        script = nat.ruleset(self.definition)
         guarded = guard.ruleset(self.definition, [_port(lease) for lease in self._leases.all()])
         try:
             nft.run(script + guarded)  # also repairs what is there but altered
@@ -336,6 +332,7 @@ class Network:
             group=self.definition.group,
             interface=number,
             netns_fd=netns_fd,
+            hairpin=request.hairpin,
         )
         address6 = None
         if gateway6 is not None and lease.ip6 is not None:

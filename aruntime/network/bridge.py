@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 ALIAS = "aruntime bridge"
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+CONF4 = Path("/proc/sys/net/ipv4/conf")
 CONF6 = Path("/proc/sys/net/ipv6/conf")
 AF_INET6 = 10
 RTPROT_RA = 9
@@ -95,6 +96,21 @@ def ensure_forwarding(path: Path = FORWARDING) -> list[str]:
         return []
     path.write_text("1\n")
     return ["set net.ipv4.ip_forward to 1"]
+
+
+def ensure_localnet(name: str) -> list[str]:
+    """Let packets from 127.0.0.1 leave by a bridge; return what had to be changed, in words.
+
+    The network's tables let none of them in (nat).
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = CONF4 / name / "route_localnet"
+    if path.read_text().strip() == "1":
+        return []
+    path.write_text("1\n")
+    return [f"set net.ipv4.conf.{name}.route_localnet to 1: localhost reaches published ports"]
 
 
 def remove(name: str) -> bool:

@@ -53,10 +53,12 @@ NLM_F_CREATE = 0x400
 
 RTM_NEWLINK = 16
 RTM_DELLINK = 17
+RTM_SETLINK = 19
 RTM_NEWADDR = 20
 RTM_NEWROUTE = 24
 
 AF_INET = 2
+AF_BRIDGE = 7
 AF_INET6 = 10
 
 IFF_UP = 0x1
@@ -64,11 +66,14 @@ IFLA_ADDRESS = 1
 IFLA_IFNAME = 3
 IFLA_MTU = 4
 IFLA_MASTER = 10
+IFLA_PROTINFO = 12
 IFLA_LINKINFO = 18
 IFLA_AF_SPEC = 26
 IFLA_GROUP = 27
 IFLA_NET_NS_FD = 28
 IFLA_INFO_KIND = 1
+IFLA_BRPORT_MODE = 4
+NLA_F_NESTED = 0x8000
 IFLA_INFO_DATA = 2
 IFLA_INET6_ADDR_GEN_MODE = 8
 IN6_ADDR_GEN_MODE_NONE = 1
@@ -131,8 +136,14 @@ def encode_host(
     group: int,
     interface: int = 0,
     netns_fd: int = NETNS_FD,
+    hairpin: bool = False,
 ) -> bytes:
-    """Return the batch that makes the veth pair and makes its host end a port of the bridge."""
+    """Return the batch that makes the veth pair and makes its host end a port of the bridge.
+
+    Args:
+        hairpin: frames may leave by the port they came from. A container that reaches its own
+            published port needs it where br_netfilter turns the frame around within the bridge.
+    """
     peer = (
         _IFINFOMSG.pack(0, 0, ETH0_IFINDEX + interface, 0, 0)
         + _attribute(IFLA_IFNAME, _name(ifname(interface)))
@@ -152,7 +163,10 @@ def encode_host(
             + _attribute(IFLA_INFO_DATA, _attribute(VETH_INFO_PEER, peer)),
         )
     )
-    return _batch((RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body), _without_ipv6(host_ifindex))
+    messages = [(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body), _without_ipv6(host_ifindex)]
+    if hairpin:
+        messages.append(_hairpin(host_ifindex))
+    return _batch(*messages)
 
 
 def encode_inside(
@@ -242,6 +256,13 @@ def _without_ipv6(ifindex: int) -> tuple[int, int, bytes]:
     mode = _attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))
     body = _attribute(IFLA_AF_SPEC, _attribute(AF_INET6, mode))
     return RTM_NEWLINK, 0, _IFINFOMSG.pack(0, 0, ifindex, 0, 0) + body
+
+
+def _hairpin(host_ifindex: int) -> tuple[int, int, bytes]:
+    """Let a port of a bridge send frames back to where they came from (linux/if_bridge.h)."""
+    mode = _attribute(IFLA_BRPORT_MODE, b"\1")
+    body = _IFINFOMSG.pack(AF_BRIDGE, 0, host_ifindex, 0, 0)
+    return RTM_SETLINK, 0, body + _attribute(IFLA_PROTINFO | NLA_F_NESTED, mode)
 
 
 def _name(name: str) -> bytes:

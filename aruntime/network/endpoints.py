@@ -30,6 +30,8 @@ class Request:
     """A particular address; empty: any."""
     ip6: str = ""
     mac: str = ""
+    hairpin: bool = False
+    """It may reach its own published ports."""
     netns_fd: int = -1
     """Its network namespace, if it runs already; stays the caller's."""
     name: str = ""

@@ -11,7 +11,10 @@ A packet passes the chains of every table: another table that drops forwarded pa
 ``iptables -P FORWARD DROP``, a firewalld zone) still drops ours, an accept here cannot undo it.
 ``foreign_drops`` names such chains so that the daemon can say so.
 
-Out of scope: published ports, traffic counters, frames that stay on the bridge (guard).
+What a published port led to the network (port_table) is let in. 127.0.0.1 of the host passes the
+bridge in one direction only: packets of the host's own that were led to a container.
+
+Out of scope: where published ports lead, traffic counters, frames that stay on the bridge (guard).
 """
 
 from __future__ import annotations
@@ -62,13 +65,36 @@ def _table(definition: Definition, family: str) -> str:
             f"{family} daddr != {MULTICAST[family]} drop",
         ]
     else:
+        if family == "ip":
+            head.append(
+                f"add chain {table} loopback {{ type filter hook prerouting priority raw;"
+                " policy accept; }"
+            )
+            head.append(f"flush chain {table} loopback")
         rules = [
             f'postrouting {family} saddr {subnet} oifname != "{bridge}" masquerade',
             f'forward iifname "{bridge}" accept',
             f'forward oifname "{bridge}" ct state established,related accept',
+            *(_published(bridge, subnet) if family == "ip" else ()),
             f'forward oifname "{bridge}" drop',
         ]
     return "".join(f"{line}\n" for line in [*head, *(f"add rule {table} {rule}" for rule in rules)])
+
+
+def _published(bridge: str, subnet: str) -> list[str]:
+    """Return the rules for what published ports led into the network.
+
+    A container that reaches a published port of its own network, perhaps its own, takes the host's
+    address: the answer would not come by the host otherwise, and its address not be given back.
+    So does the host where it used 127.0.0.1, from which no answer could come.
+    """
+    return [
+        f'loopback iifname "{bridge}" ip saddr 127.0.0.0/8 drop',
+        f'loopback iifname "{bridge}" ip daddr 127.0.0.0/8 drop',
+        f'postrouting ip saddr {subnet} oifname "{bridge}" ct status dnat masquerade',
+        f'postrouting ip saddr 127.0.0.0/8 oifname "{bridge}" masquerade',
+        f'forward oifname "{bridge}" ct status dnat accept',
+    ]
 
 
 MULTICAST = {"ip": "224.0.0.0/4", "ip6": "ff00::/8"}

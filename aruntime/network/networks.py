@@ -12,45 +12,27 @@ Out of scope: how one network works (attach), links of running containers (live)
 
 from __future__ import annotations
 
-import secrets
 import threading
-import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import msgspec
 
 from aruntime.errors import AruntimeError, Conflict, NetworkNotFound
-from aruntime.network import bridge as bridges
 from aruntime.network import definition as checks
-from aruntime.network import store, subnets
+from aruntime.network import store
 from aruntime.network.attach import Network
 from aruntime.network.counters import LinkStats
 from aruntime.network.definition import DEFAULT, Definition
 from aruntime.network.endpoints import Attachment, Endpoint, Endpoints, Request
 from aruntime.network.nfnetlink import NfTables
+from aruntime.network.port_table import PortTable
+from aruntime.network.publishing import Publisher
+from aruntime.network.wanted import Wanted, define
 
 CHOICES = 8
 """How many subnets are tried when others take them while we choose."""
-
-
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user asks of a new network; empty texts leave the choice to us."""
-
-    name: str
-    subnet: str = ""
-    gateway: str = ""
-    ip_range: str = ""
-    ipv6: bool = False
-    subnet6: str = ""
-    gateway6: str = ""
-    internal: bool = False
-    mtu: int = 0
-    bridge: str = ""
-    labels: dict[str, str] = {}
-    options: dict[str, str] = {}
 
 
 class Networks:
@@ -62,6 +44,7 @@ class Networks:
         default: the network that every daemon has; its name is ``bridge``.
         endpoints: where the running containers stand.
         tables: the connection to nftables that all of them share.
+        ports: the published ports of the running containers.
 
     Args:
         default: the definition of the default network.
@@ -82,6 +65,7 @@ class Networks:
         self.tables = NfTables()
         self.default = Network(default, directory, self.tables)
         self._by_name: dict[str, Network] = {DEFAULT: self.default}
+        self.ports = Publisher(PortTable(default.bridge, self.tables))
 
     def open(self) -> list[str]:
         """Take over the networks on disk: make or repair each, remove what is unfinished.
@@ -161,7 +145,7 @@ class Networks:
             if wanted.name == self.default.bridge:
                 raise Conflict(f"network name {wanted.name} is the default bridge's own")
             for attempt in range(1, CHOICES + 1):
-                definition = self._define(wanted)
+                definition = define(wanted, self)
                 try:
                     return self._make(definition)
                 except Conflict:
@@ -229,11 +213,14 @@ class Networks:
             network.release(container_id)
 
     def release(self, container_id: str) -> None:
-        """Release all addresses of a container; nothing happens when it holds none."""
-        for endpoint in self.endpoints.of(container_id):
-            self.endpoints.remove(container_id, endpoint.network)
-        for network in self:
-            network.release(container_id)
+        """Release all ports and addresses of a container; nothing happens when it holds none."""
+        try:
+            self.ports.release(container_id)
+        finally:
+            for endpoint in self.endpoints.of(container_id):
+                self.endpoints.remove(container_id, endpoint.network)
+            for network in self:
+                network.release(container_id)
 
     def resume(self, requests: Mapping[str, Request]) -> list[Endpoint]:
         """Know a running container's endpoints again after a daemon's restart, by its leases.
@@ -289,55 +276,12 @@ class Networks:
         """Close what the networks hold open; links, tables and leases stay."""
         for network in self:
             network.close()
+        self.ports.close()
         self.tables.close()
 
     def _open(self, definition: Definition) -> Network:
         directory = self._directory_of(definition.name) / store.LEASES_NAME
         return Network(definition, directory, self.tables)
-
-    def _define(self, wanted: Wanted) -> Definition:
-        """Check what was asked for and choose the rest.
-
-        Raises:
-            InvalidParameter, Conflict, AddressPoolExhausted: as ``create``.
-        """
-        network_id = secrets.token_hex(32)
-        uses = self._uses()
-        subnet = checks.check_subnet(wanted.subnet) if wanted.subnet else subnets.first_free(uses)
-        ours = {one.name: one for one in self}
-        _check_overlap(subnet, {name: one.subnet for name, one in ours.items()})
-        gateway = checks.check_gateway(wanted.gateway, subnet)
-        checks.check_range(wanted.ip_range, subnet)
-        subnet6, gateway6 = "", ""
-        if wanted.ipv6 or wanted.subnet6:
-            network6 = (
-                checks.check_subnet6(wanted.subnet6, subnet)
-                if wanted.subnet6
-                else subnets.unique_local()
-            )
-            taken6 = {name: one.gateway6.network for name, one in ours.items() if one.gateway6}
-            _check_overlap(network6, taken6)
-            subnet6, gateway6 = str(network6), str(checks.check_gateway6(wanted.gateway6, network6))
-        bridge = wanted.bridge or f"{checks.BRIDGE_PREFIX}{network_id[:11]}"
-        holder = next((one for one in self if one.bridge == checks.check_bridge(bridge)), None)
-        if holder is not None:
-            raise Conflict(f"bridge {bridge} is that of network {holder.name}")
-        return Definition(
-            id=network_id,
-            name=wanted.name,
-            created_ns=time.time_ns(),
-            bridge=bridge,
-            subnet=str(subnet),
-            gateway=str(gateway),
-            ip_range=wanted.ip_range,
-            subnet6=subnet6,
-            gateway6=gateway6,
-            internal=wanted.internal,
-            mtu=wanted.mtu or checks.DEFAULT_MTU,
-            labels=wanted.labels,
-            options=wanted.options,
-            unfinished=True,
-        )
 
     def _make(self, definition: Definition) -> tuple[Network, list[str]]:
         directory = self._directory_of(definition.name)
@@ -362,13 +306,6 @@ class Networks:
         network.close()
         store.remove(self._directory_of(network.name))
 
-    def _uses(self) -> list[subnets.Use]:
-        """Return which part of the IPv4 address space the host and our networks take up."""
-        ours = [
-            subnets.Use(one.subnet, f"network {one.name} has it", is_route=False) for one in self
-        ]
-        return ours + bridges.in_use(4)
-
     def _directory_of(self, name: str) -> Path:
         return self._root / name
 
@@ -383,18 +320,3 @@ def _endpoint(attachment: Attachment) -> Endpoint:
     """Return what stays of an attachment once it is made."""
     fields = {name: getattr(attachment, name) for name in Endpoint.__slots__}
     return Endpoint(**fields)
-
-
-def _check_overlap(
-    subnet: IPv4Network | IPv6Network, ours: Mapping[str, IPv4Network | IPv6Network]
-) -> None:
-    """Refuse a subnet that shares addresses with one of our networks.
-
-    Raises:
-        Conflict: it does; says with which.
-    """
-    for name, other in ours.items():
-        if subnet.version == other.version and subnet.overlaps(other):
-            raise Conflict(
-                f"subnet {subnet} overlaps with {other} of network {name}; choose another --subnet"
-            )

@@ -12,12 +12,12 @@ from tests.harness import RunningDaemon
 
 @pytest.fixture(scope="module")
 def shared_daemon(busybox_tar: bytes) -> Iterator[RunningDaemon]:
-    """Yield a daemon with the image busybox; bridge and cgroups' parent exist already."""
+    """Yield a daemon with the image busybox; bridge, tables and cgroups' parent exist already."""
     daemon = RunningDaemon()
     try:
         daemon.start()
         daemon.load_busybox(busybox_tar)
-        daemon.run("run", "--rm", "busybox", "true")
+        daemon.run("run", "--rm", "-P", "--expose", "9", "busybox", "true")
         yield daemon
     finally:
         daemon.destroy()

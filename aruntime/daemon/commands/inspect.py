@@ -9,7 +9,7 @@ from aruntime.container.config import ContainerConfig, Mount
 from aruntime.container.state import Status
 from aruntime.daemon.commands.flags import PROGRAM, Command, Flag, Parsed
 from aruntime.daemon.commands.inspect_image import image_object, moment
-from aruntime.daemon.commands.inspect_network import network_settings
+from aruntime.daemon.commands.inspect_network import bindings_object, network_settings
 from aruntime.daemon.commands.listing import render_objects
 from aruntime.daemon.commands.network_rows import find_shown, network_object
 from aruntime.daemon.health import HealthState
@@ -118,6 +118,7 @@ def config_object(config: ContainerConfig) -> dict[str, Any]:
         "WorkingDir": config.working_dir,
         "Entrypoint": config.entrypoint or None,
         "Labels": config.labels,
+        "ExposedPorts": {port: {} for port in config.exposed_ports} or None,
         "StopSignal": config.stop_signal,
         "StopTimeout": config.stop_timeout,
     }
@@ -147,6 +148,8 @@ def host_config_object(config: ContainerConfig) -> dict[str, Any]:
             },
         },
         "NetworkMode": config.network_mode,
+        "PortBindings": bindings_object(config),
+        "PublishAllPorts": config.publish_all,
         "RestartPolicy": {
             "Name": config.restart.name,
             "MaximumRetryCount": config.restart.max_retries,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aruntime.container.config import Connection
+from aruntime.container.config import Connection, ContainerConfig
 from aruntime.daemon.commands.network_rows import endpoint_id
 from aruntime.daemon.record import Container
 from aruntime.errors import NetworkNotFound
@@ -35,11 +35,35 @@ def network_settings(daemon: Daemon, container: Container) -> dict[str, Any]:
     return {
         "Bridge": "",
         "SandboxKey": f"/proc/{container.state.pid}/ns/net" if container.is_running else "",
-        "Ports": {},
+        "Ports": ports_object(container),
         "HairpinMode": False,
         **{name: first[name] for name in NO_PLACE},
         "Networks": networks,
     }
+
+
+def ports_object(container: Container) -> dict[str, Any]:
+    """Return the member Ports: exposed ones, and where the published ones are reached."""
+    if not container.is_running:
+        return {}
+    shown: dict[str, Any] = dict.fromkeys(container.config.exposed_ports)
+    for port in container.state.ports:
+        name = f"{port.container_port}/{port.protocol}"
+        place = {"HostIp": port.host_ip, "HostPort": str(port.host_port)}
+        shown[name] = [*(shown.get(name) or []), place]
+    return shown
+
+
+def bindings_object(config: ContainerConfig) -> dict[str, Any]:
+    """Return the member PortBindings of HostConfig: what was asked for."""
+    shown: dict[str, Any] = {}
+    for port in config.ports:
+        host_port = str(port.host_port or "")
+        if port.host_port_end:
+            host_port += f"-{port.host_port_end}"
+        place = {"HostIp": port.host_ip, "HostPort": host_port}
+        shown.setdefault(f"{port.container_port}/{port.protocol}", []).append(place)
+    return shown
 
 
 def endpoint_object(

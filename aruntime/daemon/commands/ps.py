@@ -14,6 +14,7 @@ from aruntime.daemon.commands.values import format_age, quote
 from aruntime.daemon.record import Container
 from aruntime.daemon.session import Session
 from aruntime.errors import InvalidParameter
+from aruntime.network.ports import ports_column
 
 if TYPE_CHECKING:
     from aruntime.daemon.compose import Daemon
@@ -71,7 +72,7 @@ def row(container: Container, *, truncate: bool) -> dict[str, Any]:
         "RunningFor": f"{age(time.time_ns() - config.created_ns)} ago",
         "Status": status_text(container),
         "State": container.state.status.value,
-        "Ports": "",
+        "Ports": ports_text(container),
         "Names": config.name,
         "Labels": ",".join(f"{key}={value}" for key, value in config.labels.items()),
         "Label": lambda key: config.labels.get(key, ""),
@@ -81,6 +82,13 @@ def row(container: Container, *, truncate: bool) -> dict[str, Any]:
         "Tenant": config.tenant,
         "Size": "",
     }
+
+
+def ports_text(container: Container) -> str:
+    """Return docker's PORTS column; nothing is reached in a container that does not run."""
+    if not container.is_running:
+        return ""
+    return ports_column(container.state.ports, container.config.exposed_ports)
 
 
 def network_names(container: Container) -> list[str]:

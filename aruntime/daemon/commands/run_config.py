@@ -27,7 +27,7 @@ from aruntime.daemon.commands.run_limits import (
 )
 from aruntime.daemon.commands.run_modes import requested_modes
 from aruntime.daemon.commands.run_mounts import requested_mounts
-from aruntime.daemon.commands.run_networks import FindNetwork
+from aruntime.daemon.commands.run_networks import FindNetwork, requested_publishing
 from aruntime.daemon.commands.run_values import parse_signal, parse_tenant
 from aruntime.daemon.commands.values import parse_size
 from aruntime.errors import InvalidParameter
@@ -88,6 +88,9 @@ def container_config(
     modes = requested_modes(parsed, request.host_name, request.container_id, request.find_network)
     tenant, labels = _labels(parsed, image.config, request)
     security = _security(parsed, request)
+    publishing, warnings = requested_publishing(
+        parsed, image.config.exposed_ports, modes["network_mode"]
+    )
     if parsed.boolean("rm") and parsed["restart"] and parsed["restart"].name != "no":
         raise InvalidParameter("conflicting options: cannot specify both --restart and --rm")
     config = ContainerConfig(
@@ -120,10 +123,11 @@ def container_config(
         **_isolation(parsed),
         **_names(parsed, request),
         **modes,
+        **publishing,
         **security,
     )
     _check_text(config)
-    return config, _warnings(config)
+    return config, [*_warnings(config), *warnings]
 
 
 def _process(parsed: Parsed, image: ImageConfig, request: Request) -> dict[str, Any]:

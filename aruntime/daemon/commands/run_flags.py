@@ -14,10 +14,10 @@ from aruntime.daemon.commands.run_limits import LIMIT_FLAGS
 from aruntime.daemon.commands.run_mounts import parse_mount, parse_tmpfs, parse_volume
 from aruntime.daemon.commands.run_networks import parse_ip4, parse_ip6, parse_mac, parse_network
 from aruntime.daemon.commands.run_request import read_env_files, requested_config
+from aruntime.network.ports import parse_expose, parse_publish
 
 __all__ = ["CREATE_FLAGS", "RUN_FLAGS", "UPDATE_FLAGS", "read_env_files", "requested_config"]
 
-_PORTS = "published ports come with user networks, not in this release"
 _LINKS = "give containers that must find each other a network: network create"
 
 RESTART = Flag(
@@ -113,6 +113,7 @@ _NETWORK = (
          read=read.parse_dns_option),
     Flag("dns-search", "", "list", help="Set custom DNS search domains", read=read.parse_domain),
     Flag("domainname", help="Container NIS domain name", read=read.parse_host_name),
+    Flag("expose", "", "list", help="Expose a port or a range of ports", read=parse_expose),
     Flag("hostname", "h", help="Container host name", read=read.parse_host_name),
     Flag("ip", "", "string", None, "ip", "IPv4 address (e.g., 172.30.100.104)",
          read=parse_ip4),
@@ -124,19 +125,19 @@ _NETWORK = (
          aliases=("net",), read=parse_network),
     Flag("network-alias", "", "list", help="Add network-scoped alias for the container",
          aliases=("net-alias",), read=read.parse_domain),
+    Flag("publish", "p", "list", help="Publish a container's port(s) to the host",
+         read=parse_publish),
+    Flag("publish-all", "P", "bool", help="Publish all exposed ports to random ports"),
 )  # fmt: skip
 
 _REFUSED = (
     Flag("cgroup-parent", refused="the daemon's --cgroup-parent holds for all containers"),
     Flag("disable-content-trust", "", "bool", refused="images are not signed here"),
-    Flag("expose", "", "list", refused=_PORTS),
     Flag("gpus", refused="give the device nodes with --device"),
     Flag("isolation", refused="it is for Windows containers"),
     Flag("link", "", "list", refused=_LINKS),
     Flag("link-local-ip", "", "list", refused="a link has one address of each IP version here"),
     Flag("platform", refused="containers run on this host's own platform"),
-    Flag("publish", "p", "list", refused=_PORTS),
-    Flag("publish-all", "P", "bool", refused=_PORTS),
     Flag("runtime", refused="there is one runtime"),
     Flag("storage-opt", "", "list", refused="layers have no options"),
     Flag("use-api-socket", "", "bool", refused="the daemon's socket is not given to containers"),

@@ -16,6 +16,7 @@ from aruntime.daemon.commands.flags import Parsed
 from aruntime.errors import InvalidParameter
 from aruntime.network import DEFAULT
 from aruntime.network.definition import Definition, check_mac
+from aruntime.network.ports import requested_ports
 
 FindNetwork = Callable[[str], Definition]
 """Returns the definition of the network of a name or id; raises NetworkNotFound."""
@@ -127,6 +128,41 @@ def requested_networks(parsed: Parsed, find: FindNetwork) -> tuple[str, list[Con
     if connections == [Connection(network=DEFAULT)]:
         return DEFAULT, []
     return names[0], connections
+
+
+def requested_publishing(
+    parsed: Parsed, image_ports: Sequence[str], mode: str
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what a container publishes and exposes, and warnings for the user.
+
+    Args:
+        image_ports: what the image exposes.
+        mode: the network mode.
+
+    Raises:
+        InvalidParameter: it publishes in a mode in which nothing can be.
+    """
+    exposed = [*image_ports, *(port for ports in parsed["expose"] for port in ports)]
+    exposed = list(dict.fromkeys(exposed))
+    everything = parsed.boolean("publish-all")
+    if mode.startswith(JOINED) and (parsed["publish"] or everything):
+        raise InvalidParameter(
+            "conflicting options: port publishing and the container type network mode"
+        )
+    if mode.startswith(JOINED) and parsed["expose"]:
+        raise InvalidParameter(
+            "conflicting options: port exposing and the container type network mode"
+        )
+    warnings = []
+    if mode in WITHOUT_LINKS and parsed["publish"]:
+        warnings = [f"Published ports are discarded when using {mode} network mode"]
+    ports = requested_ports(parsed["publish"], exposed, publish_all=everything)
+    found = {
+        "ports": [] if mode in WITHOUT_LINKS or mode.startswith(JOINED) else ports,
+        "exposed_ports": exposed,
+        "publish_all": everything,
+    }
+    return found, warnings
 
 
 def _with_short_name(one: Attachment) -> Attachment:

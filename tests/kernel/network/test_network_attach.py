@@ -455,16 +455,6 @@ def make_plain_bridge(name: str) -> None:
     bring_up(name, "10.90.0.1")
 
 
-def test_orphans_are_links_without_a_lease(host: Host, network: Network) -> None:
-    """A link whose container holds no lease any more is listed while its namespace lives."""
-    kept, gone = host.run(network.attach, asked("a")), host.run(network.attach, asked("b"))
-    for attachment in (kept, gone):
-        host.container(attachment.netlink)
-
-    host.run(network.release, "b" * 64)
-    assert host.run(network.orphans) == [gone.host_ifname]
-
-
 def test_a_restarted_container_gets_a_link_of_its_own(host: Host, network: Network) -> None:
     """A second start while the first namespace still lives does not clash with its link."""
     first = host.run(network.attach, asked("a"))

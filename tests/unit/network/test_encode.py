@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
@@ -146,6 +147,26 @@ def test_loopback_batch_is_pyroute2s() -> None:
 def test_hardware_address_follows_the_address() -> None:
     """02:42 and the four bytes of the address, as docker derives it."""
     assert encode.mac_of(int(IPv4Address("172.29.1.2"))).hex(":") == "02:42:ac:1d:01:02"
+
+
+def test_a_port_that_sends_back() -> None:
+    """The third message of a host batch, for a container that publishes ports."""
+    plain: dict[str, Any] = {
+        "host_ifname": "h", "host_ifindex": 7, "bridge_ifindex": 8, "mac": bytes(6), "mtu": 1500,
+        "group": 9,
+    }  # fmt: skip
+    message = ifinfmsg()
+    message["family"] = 7
+    protinfo = {"attrs": [("IFLA_BRPORT_MODE", 1)]}
+    expected = encoded(
+        message, encode.RTM_SETLINK, REQUEST_ACK, 3, {"index": 7, "family": 7},
+        ("IFLA_PROTINFO", protinfo),
+    )  # fmt: skip
+    found = encode.encode_host(**plain, hairpin=True).removeprefix(encode.encode_host(**plain))
+    # pyroute2 leaves the flag out; without it the kernel takes the attribute for an old one's.
+    plain_head = struct.pack("=HH", 12, encode.IFLA_PROTINFO)
+    nested_head = struct.pack("=HH", 12, encode.IFLA_PROTINFO | encode.NLA_F_NESTED)
+    assert found == expected.replace(plain_head, nested_head)
 
 
 def test_encoding_is_cheap() -> None:

@@ -93,7 +93,7 @@ def complete(file: Path, line: str, cwd: Path | None = None) -> list[str]:
         ("aruntime run -m 5m --rm --read", ["--read-only"]),
         ("aruntime run -m 5m image --read", []),
         ("aruntime run -e A=1 -ec --cgroupns=h", ["host"]),
-        ("aruntime run --publ", []),
+        ("aruntime run --gpu", []),
         ("aruntime rm -- --f", []),
         ("aruntime completion ", ["bash", "zsh"]),
         ("aruntime completion bash ", []),

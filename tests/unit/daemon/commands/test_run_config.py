@@ -26,6 +26,7 @@ from aruntime.daemon.commands.run_limits import merge_resources, requested_patch
 from aruntime.errors import InvalidParameter, NetworkNotFound, UsageError
 from aruntime.images.image import Healthcheck, Image, ImageConfig
 from aruntime.network.definition import Definition
+from aruntime.network.ports import PortRequest
 
 
 async def _run(_session: Any, _parsed: Parsed, _daemon: Any) -> int:
@@ -47,6 +48,7 @@ IMAGE = ImageConfig(
     labels={"from": "image", "aruntime.tenant": "sneaky"},
     volumes=("/data", "/../../etc/x"),
     stop_signal="SIGQUIT",
+    exposed_ports=("443/tcp",),
     healthcheck=Healthcheck(test=("CMD", "check"), interval_ns=5_000_000_000, retries=4),
 )
 FILES = {
@@ -121,7 +123,7 @@ def test_an_image_alone_decides_nearly_everything() -> None:
         image_digest="sha256:bb", layers=["/l/1", "/l/2"], args=["/entry", "serve", "--all"],
         entrypoint=["/entry"], cmd=["serve", "--all"], env=["PATH=/image/bin", "LANG=C"],
         working_dir="/srv", user="www", hostname=ID[:12], labels={"from": "image"},
-        stop_signal="SIGQUIT",
+        stop_signal="SIGQUIT", exposed_ports=["443/tcp"],
         mounts=[
             Mount(type="volume", source="anonymous1", target="/data"),
             Mount(type="volume", source="anonymous2", target="/etc/x"),
@@ -342,6 +344,29 @@ def test_wrong_fields_of_a_network(value: str, message: str) -> None:
         parse(RUN, ["--network", value, "app"])
 
 
+def test_ports() -> None:
+    """What is published, in the user's order, and what is only exposed."""
+    config = make("-p 8080:80 -p 127.0.0.1:53:53/udp -p 81 --expose 90-91/udp app")
+    assert config.ports == [
+        PortRequest(container_port=80, host_port=8080),
+        PortRequest(container_port=53, host_port=53, host_ip="127.0.0.1", protocol="udp"),
+        PortRequest(container_port=81),
+    ]
+    assert config.exposed_ports == ["443/tcp", "90/udp", "91/udp"]
+    assert not config.publish_all
+    config = make("-P -p 8443:443 --expose 90 app")
+    assert config.ports == [
+        PortRequest(container_port=443, host_port=8443),
+        PortRequest(container_port=90),
+    ]
+    parsed = parse(RUN, ["--network", "host", "-p", "80:80", "app"])
+    config, warnings = container_config(parsed, image(), request())
+    assert config.ports == []
+    assert warnings == ["Published ports are discarded when using host network mode"]
+    assert "port publishing and the container type" in failure("--network container:a -p 80 app")
+    assert "port exposing and the container type" in failure("--network container:a --expose 1 app")
+
+
 def test_modes() -> None:
     """Namespaces of the host, of other containers, of one's own."""
     config = make("--pid host --ipc host --uts host --cgroupns host --privileged app")
@@ -490,7 +515,7 @@ def test_what_makes_no_sense_is_refused(line: str, message: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "-p 80:80", "-P", "--expose 80", "--link a", "--gpus all", "--runtime x",
+        "--link a", "--gpus all", "--runtime x",
         "--volumes-from x", "--kernel-memory 5m", "--platform linux/amd64",
         "--storage-opt size=1", "--cgroup-parent /x",
     ],

@@ -1,0 +1,259 @@
+"""Published ports, reached by real clients: from the host, from containers, from elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.harness import RunningDaemon, wait_until
+
+pytestmark = pytest.mark.e2e
+
+ANSWER = "while :; do echo {} | nc -l -p {}; done"
+GREET = ("sh", "-c", ANSWER.format("hello", 80))
+
+UDP_ECHO = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("", 7))
+while True:
+    said, who = s.recvfrom(99)
+    s.sendto(said.upper(), who)
+"""
+
+
+def ask(address: str, port: int, seconds: float = 5) -> str:
+    """Connect by TCP and return what the other side says until it hangs up."""
+    with socket.create_connection((address, port), timeout=seconds) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        return connection.makefile().read().strip()
+
+
+def answers(address: str, port: int) -> str:
+    """Ask until there is an answer: the program inside may not listen yet."""
+    found = ""
+
+    def once() -> bool:
+        nonlocal found
+        with contextlib.suppress(OSError):
+            found = ask(address, port)
+        return bool(found)
+
+    wait_until(once, what=f"an answer of {address}:{port}")
+    return found
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """Return a port that nobody has at the moment."""
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def published(daemon: RunningDaemon, name: str, port: str = "80") -> int:
+    """Return the host's port that leads to a container's port."""
+    return int(daemon.out("port", name, port).splitlines()[0].rpartition(":")[2])
+
+
+def gateway(daemon: RunningDaemon) -> str:
+    """Return the default bridge's own address, which containers can reach."""
+    return daemon.subnet.replace(".0/24", ".1")
+
+
+@contextlib.contextmanager
+def elsewhere() -> Iterator[tuple[str, str]]:
+    """Yield a network namespace that reaches this host by a link, and the host's address there."""
+    name = f"art{os.getpid()}n"
+    link = f"art{os.getpid() % 100000}x0h"[:15]
+    base = f"198.18.{os.getpid() % 250}"
+    commands = (
+        f"ip netns add {name}",
+        f"ip link add {link} type veth peer name inner netns {name}",
+        f"ip address add {base}.1/30 dev {link}",
+        f"ip link set {link} up",
+        f"ip -n {name} address add {base}.2/30 dev inner",
+        f"ip -n {name} link set inner up",
+        f"ip -n {name} route add default via {base}.1",
+    )
+    try:
+        for command in commands:
+            subprocess.run(command.split(), check=True)
+        yield name, f"{base}.1"
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+        subprocess.run(["ip", "link", "del", link], capture_output=True)
+
+
+def elements(daemon: RunningDaemon) -> str:
+    """Return the daemon's table of published ports."""
+    listed = subprocess.run(
+        ["/usr/sbin/nft", "list", "table", "ip", f"{daemon.bridge}-ports"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return listed.stdout
+
+
+def settings(daemon: RunningDaemon, name: str) -> Any:
+    """Return what inspect shows."""
+    return json.loads(daemon.out("inspect", name))[0]
+
+
+def test_reached_from_everywhere(shared_daemon: RunningDaemon) -> None:
+    """By any address of the host: from it, by localhost, from outside, from containers, itself."""
+    daemon = shared_daemon
+    port = free_port()
+    daemon.run("network", "create", "front")
+    daemon.run("run", "-d", "--name", "web", "--network", "front", "-p", f"{port}:80",
+               "busybox", *GREET)  # fmt: skip
+    assert daemon.out("port", "web") == f"80/tcp -> 0.0.0.0:{port}"
+    assert daemon.out("ps", "--format", "{{.Ports}}") == f"0.0.0.0:{port}->80/tcp"
+    about = settings(daemon, "web")
+    place = [{"HostIp": "0.0.0.0", "HostPort": str(port)}]
+    assert about["NetworkSettings"]["Ports"] == {"80/tcp": place}
+    assert about["HostConfig"]["PortBindings"]["80/tcp"][0]["HostPort"] == str(port)
+
+    assert answers("127.0.0.1", port) == "hello"
+    assert answers(gateway(daemon), port) == "hello"
+    ask_it = ("nc", "-w", "5", gateway(daemon), str(port))
+    assert daemon.out("run", "--rm", "busybox", *ask_it) == "hello"
+    assert daemon.out("run", "--rm", "--network", "front", "busybox", *ask_it) == "hello"
+    assert daemon.out("exec", "web", *ask_it) == "hello"
+    with elsewhere() as (name, host):
+        done = subprocess.run(
+            ["ip", "netns", "exec", name, "busybox", "nc", "-w", "5", host, str(port)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout == "hello\n"
+    daemon.run("stop", "-t", "0", "web")
+    with pytest.raises(ConnectionRefusedError):
+        ask("127.0.0.1", port)
+    assert daemon.out("port", "web") == ""
+    assert "elements" not in elements(daemon)
+    daemon.run("start", "web")
+    assert answers("127.0.0.1", port) == "hello"
+    daemon.run("rm", "-f", "web")
+    daemon.run("network", "rm", "front")
+
+
+def test_ranges_exposed_ports_and_addresses(shared_daemon: RunningDaemon) -> None:
+    """-P, --expose, ranges, one address only, UDP."""
+    daemon = shared_daemon
+    serve = f"{ANSWER.format('one', 81)} & {ANSWER.format('two', 82)}"
+    daemon.run("run", "-d", "--name", "many", "-P", "--expose", "81-82", "--expose", "90/udp",
+               "busybox", "sh", "-c", serve)  # fmt: skip
+    assert answers("127.0.0.1", published(daemon, "many", "81")) == "one"
+    assert answers("127.0.0.1", published(daemon, "many", "82/tcp")) == "two"
+    assert published(daemon, "many", "90/udp")
+    missing = daemon.run("port", "many", "83", code=1)
+    assert missing.stderr == "aruntime: no public port '83/tcp' published for many\n"
+    daemon.run("rm", "-f", "many")
+
+    port = free_port(socket.SOCK_DGRAM)
+    daemon.run("run", "-d", "--name", "echo", "-p", f"127.0.0.1:{port}:7/udp", "busybox",
+               "sleep", "999")  # fmt: skip
+    assert daemon.out("ps", "--format", "{{.Ports}}") == f"127.0.0.1:{port}->7/udp"
+    server = subprocess.Popen(
+        ["nsenter", f"--net={settings(daemon, 'echo')['NetworkSettings']['SandboxKey']}",
+         sys.executable, "-c", UDP_ECHO]
+    )  # fmt: skip
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(0.5)
+        client.connect(("127.0.0.1", port))
+
+        def echoed() -> bool:
+            with contextlib.suppress(OSError):
+                client.send(b"ping")
+                return client.recv(9) == b"PING"
+            return False
+
+        wait_until(echoed, what="an echo")
+    server.kill()
+    server.wait()
+    daemon.run("rm", "-f", "echo")
+
+
+def test_a_port_in_use_names_its_holder(shared_daemon: RunningDaemon) -> None:
+    """A process of the host, a container of ours; nothing is left of the container's start."""
+    daemon = shared_daemon
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        failed = daemon.run("run", "--rm", "-p", f"{port}:80", "busybox", "true", code=125)
+    assert f"port 0.0.0.0:{port}/tcp is in use by pytest (pid {os.getpid()})" in re.sub(
+        r"in use by \S+ \(pid", "in use by pytest (pid", failed.stderr
+    )
+    daemon.run("run", "-d", "--name", "first", "-p", f"{port}:80", "busybox", "sleep", "999")
+    second = daemon.run("run", "--rm", "-p", f"127.0.0.1:{port}:80", "busybox", "true", code=125)
+    assert f"port 127.0.0.1:{port}/tcp is published by container first" in second.stderr
+    again = daemon.run("run", "--rm", "-p", f"{port}-{port}:81-81", "busybox", "true", code=125)
+    assert "published by container first" in again.stderr
+    # Nobody else can take it either.
+    with socket.socket() as late, pytest.raises(OSError, match="in use"):
+        late.bind(("", port))
+    address = daemon.run("run", "--rm", "-p", "203.0.113.77:80:80", "busybox", "true", code=125)
+    assert "cannot publish at 203.0.113.77: it is no address of this host" in address.stderr
+    daemon.run("network", "create", "--internal", "inner")
+    inner = daemon.run("run", "--rm", "--network", "inner", "-p", "80", "busybox", "true", code=125)
+    assert "an internal network has no way in" in inner.stderr
+    daemon.run("network", "rm", "inner")
+    assert elements(daemon).count("{ tcp . ") == 1
+    daemon.run("rm", "-f", "first")
+
+
+def test_ports_survive_the_daemon(daemon: RunningDaemon) -> None:
+    """Killed, a daemon's ports lead on; the next one holds them, and a flush of all is repaired."""
+    daemon.run("run", "-d", "--name", "web", "-P", "--expose", "80", "busybox", *GREET)
+    port = published(daemon, "web")
+    assert answers("127.0.0.1", port) == "hello"
+    daemon.kill()
+    assert answers("127.0.0.1", port) == "hello"
+    for table in (f"{daemon.bridge}-ports", daemon.bridge):
+        subprocess.run(["/usr/sbin/nft", "delete", "table", "ip", table], check=True)
+    daemon.start()
+    assert published(daemon, "web") == port
+    assert answers("127.0.0.1", port) == "hello"
+    with socket.socket() as late, pytest.raises(OSError, match="in use"):
+        late.bind(("", port))
+
+    daemon.kill()
+    subprocess.run(["/usr/sbin/nft", "add", "element", "ip", f"{daemon.bridge}-ports", "published",
+                    "{ tcp . 9 : 203.0.113.9 . 9 }"], check=True)  # fmt: skip
+    daemon.start()
+    assert "203.0.113.9" not in elements(daemon)
+    daemon.run("rm", "-f", "web")
+    assert "elements" not in elements(daemon)
+
+
+def test_loopback_of_the_host_stays_its_own(shared_daemon: RunningDaemon) -> None:
+    """route_localnet lets the host out by 127.0.0.1, and no container in."""
+    daemon = shared_daemon
+    port = free_port()
+    daemon.run("run", "-d", "--name", "web", "-p", f"{port}:80", "busybox", *GREET)
+    assert answers("127.0.0.1", port) == "hello"
+    with socket.socket() as private:
+        private.bind(("127.0.0.1", 0))
+        private.listen()
+        number = private.getsockname()[1]
+        script = (
+            f"ip route add 127.0.0.2/32 via {gateway(daemon)}; ip route flush table local; "
+            f"ip route add 127.0.0.1/32 via {gateway(daemon)}; "
+            f"nc -w 1 127.0.0.1 {number} </dev/null && echo reached"
+        )
+        tried = daemon.run(
+            "run", "--rm", "--cap-add", "NET_ADMIN", "busybox", "sh", "-c", script, code=None
+        )
+        assert "reached" not in tried.stdout
+        private.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            private.accept()
+    daemon.run("rm", "-f", "web")
