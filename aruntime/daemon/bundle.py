@@ -1,8 +1,8 @@
 """From a container's record to its OCI specification, with everything the host has to say to it.
 
 The specification itself is built by :mod:`aruntime.spec`, which is pure; here is what it needs
-from outside: device nodes, directories of volumes, generated files under /etc, namespaces of other
-containers, the compiled seccomp filter. Synchronous; called in worker threads.
+from outside: device nodes, directories of volumes, files under /etc (etc_files), namespaces of
+other containers, the compiled seccomp filter. Synchronous; called in worker threads.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import msgspec
 from aruntime import spec as oci
 from aruntime.container import seccomp, seccomp_filter
 from aruntime.container.config import ContainerConfig
+from aruntime.daemon.etc_files import JOINED, joined_network, write_etc_files, write_file
 from aruntime.errors import InvalidParameter, VolumeNotFound
 from aruntime.kernel import capabilities
 from aruntime.kernel.mounts import mountinfo
-from aruntime.network import files as network_files
 from aruntime.rootfs import propagation
 from aruntime.rootfs import volumes as rootfs_volumes
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from aruntime.daemon.record import Container
 
 SPEC_NAME = "spec.json"
-ETC_NAMES = ("hostname", "hosts", "resolv.conf")
-JOINED = "container:"
 NOT_DEVICES = frozenset({"pts", "shm", "mqueue", "fd", "console"})
 """Entries of /dev that are not handed to privileged containers (runc's rule)."""
 
@@ -81,20 +79,6 @@ def save(container: Container, made: Bundle) -> None:
     write_file(f"{container.directory}/{SPEC_NAME}", msgspec.json.encode(made.spec))
 
 
-def write_file(path: str, content: bytes) -> None:
-    """Write a file that a restart makes anew.
-
-    Raises:
-        OSError: the disk refused; the file is named.
-    """
-    try:
-        with open(path, "wb") as file:
-            file.write(content)
-    except OSError as error:
-        error.filename = path  # write(2) knows none
-        raise
-
-
 def load(parts: Parts, container: Container) -> Bundle:
     """Return the specification that the present run was started with.
 
@@ -129,19 +113,6 @@ def compile_filter(parts: Parts, config: ContainerConfig, spec: dict[str, Any]) 
     return seccomp_filter.compile_filter(profile, directory=directory)
 
 
-def joined_network(parts: Parts, config: ContainerConfig) -> Container | None:
-    """Return the running container whose network this one joins, None if it joins none.
-
-    Raises:
-        ContainerNotFound, Conflict: it is gone, or does not run.
-    """
-    if not config.network_mode.startswith(JOINED):
-        return None
-    reference = config.network_mode.removeprefix(JOINED)
-    parts.pid_of(reference)
-    return parts.find(reference)
-
-
 def with_joined_names(parts: Parts, config: ContainerConfig) -> ContainerConfig:
     """Return the configuration with the host name of the network it joins (docker's rule).
 
@@ -157,43 +128,6 @@ def with_joined_names(parts: Parts, config: ContainerConfig) -> ContainerConfig:
         hostname=names.get("hostname", os.uname().nodename),
         domainname=names.get("domainname", ""),
     )
-
-
-def write_etc_files(parts: Parts, container: Container) -> dict[str, str]:
-    """Write /etc/hosts, hostname and resolv.conf; return path inside to path on the host.
-
-    Who joins a network shares the files of its owner: what one writes there the other reads.
-    """
-    config, directory = container.config, container.directory
-    joined = joined_network(parts, config)
-    if joined is not None:
-        for name in ETC_NAMES:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{directory}/{name}")
-            os.link(f"{joined.directory}/{name}", f"{directory}/{name}")
-        return {f"/etc/{name}": f"{directory}/{name}" for name in ETC_NAMES}
-    own_network = config.network_mode != "host"
-    contents = {
-        "hostname": network_files.hostname_file(config.hostname),
-        "hosts": network_files.hosts(
-            config.hostname,
-            domainname=config.domainname,
-            address=container.address,
-            extra_hosts=config.extra_hosts,
-            host_gateway=str(parts.network.gateway.ip),
-            host_text="" if own_network else network_files.host_hosts(),
-        ),
-        "resolv.conf": network_files.resolv_conf(
-            network_files.host_resolv_conf(),
-            dns=config.dns,
-            search=config.dns_search,
-            options=config.dns_options,
-            host_network=not own_network,
-        ),
-    }
-    for name, content in contents.items():
-        write_file(f"{directory}/{name}", content.encode(errors="surrogateescape"))
-    return {f"/etc/{name}": f"{directory}/{name}" for name in contents}
 
 
 def volume_directories(parts: Parts, config: ContainerConfig) -> dict[str, str]:

@@ -3,8 +3,9 @@
 The only module that knows every part:
 
     start   images, network → meter opened → shim connected → output pump → meter's loops,
-            /metrics → supervisor → containers of former daemons taken back
-    stop    (containers, if the settings say so) → supervisor → /metrics, meter's loops → pump
+            /metrics → resolver → supervisor → containers of former daemons taken back
+    stop    (containers, if the settings say so) → supervisor → resolver → /metrics, meter's loops
+            → pump
             → goodbye to the shim, which pumps from then on → last reading, durable
 
 Containers run on through all of it.
@@ -13,6 +14,7 @@ Containers run on through all of it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -22,13 +24,14 @@ import trio
 
 from aruntime.cgroups.detect import detect
 from aruntime.cgroups.driver import Driver, open_driver
-from aruntime.daemon import adoption, exporting, foreign
+from aruntime.daemon import adoption, etc_files, exporting, foreign
 from aruntime.daemon.commands.registry import Registry
 from aruntime.daemon.events import Events
 from aruntime.daemon.metrics_http import MetricsServer
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.pump import Pump
 from aruntime.daemon.registries import Registries
+from aruntime.daemon.resolver import Resolver
 from aruntime.daemon.settings import Settings
 from aruntime.daemon.shim_link import ShimLink
 from aruntime.daemon.supervisor import Supervisor
@@ -112,6 +115,7 @@ async def opened(settings: Settings, registry: Registry) -> AsyncIterator[Daemon
             images=images, events=events, pump=pump, shim=shim, trash=trash, nursery=nursery,
             boot_id=boot_id(),
         )  # fmt: skip
+        await undo.enter_async_context(running(resolver(parts).run))
         supervisor = Supervisor(parts)
         await undo.enter_async_context(running(supervisor.run))
         parts.spawn(shim.run, lambda held: adoption.after_shim_loss(parts, supervisor, held))
@@ -143,6 +147,13 @@ async def shielded(call: Callable[[], Awaitable[None]]) -> None:
     """Call something that must happen although we are being cancelled."""
     with trio.CancelScope(shield=True):
         await call()
+
+
+def resolver(parts: Parts) -> Resolver:
+    """Return the resolver of users' networks; it hears of every endpoint from now on."""
+    made = Resolver(parts.networks, functools.partial(etc_files.servers, parts))
+    parts.networks.endpoints.listen(made.changed)
+    return made
 
 
 async def prepare_networks(networks: Networks) -> None:

@@ -369,6 +369,7 @@ class Supervisor:
             raise
         del self._by_name[old]
         self._parts.meter.rename(container.id, name)
+        self._parts.networks.endpoints.rename(container.id, name)
         attributes = container.event_attributes(oldName=f"/{old}")
         self._parts.events.publish("container", "rename", container.id, attributes)
 

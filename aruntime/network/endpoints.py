@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from aruntime.network.definition import DEFAULT
@@ -117,6 +117,12 @@ class Endpoints:
             if endpoint is not None:
                 self._tell("disconnect", endpoint)
             return endpoint
+
+    def rename(self, container_id: str, name: str) -> None:
+        """A container is called otherwise: its endpoints go and come by the new name."""
+        with self._lock:
+            for endpoint in self.of(container_id):
+                self.add(replace(endpoint, name=name))
 
     def of(self, container_id: str) -> tuple[Endpoint, ...]:
         """Return the endpoints of a container by the number of its interface."""

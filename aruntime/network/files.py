@@ -1,10 +1,13 @@
 """Contents of a container's /etc/hosts, /etc/hostname and /etc/resolv.conf, by docker's rules.
 
-Text in, text out; only :func:`host_resolv_conf` and :func:`host_hosts` read the host. Where the
+Text in, text out; only :func:`host_resolv_conf`, :func:`host_servers` and :func:`host_hosts` read
+the host. Where the
 texts are stored and how they get into the container is the caller's. Syntax: hosts(5),
 hostname(5), resolv.conf(5).
 
-Nameservers of a container with a network namespace of its own:
+A container in a user's network asks our resolver, which passes on what it does not know; options
+get ``ndots:0`` then, so that a name without dots is first tried as it is. Nameservers of any other
+container with a network namespace of its own:
 
 * those of ``--dns``, as they are (127.0.0.1 is then the container's own loopback); otherwise
 * those of the host without loopback addresses (they answer on the host only) and without IPv6
@@ -52,7 +55,7 @@ def hosts(
     hostname: str,
     *,
     domainname: str = "",
-    address: str = "",
+    addresses: Sequence[str] = (),
     extra_hosts: Sequence[str] = (),
     host_gateway: str = "",
     host_text: str = "",
@@ -62,7 +65,7 @@ def hosts(
     Args:
         hostname: the container's; may itself be fully qualified.
         domainname: appended to the host name.
-        address: the container's own, empty without a network of its own.
+        addresses: the container's own, one line each; none without a network of its own.
         extra_hosts: ``--add-host`` as ``name:address``; the address may be ``host-gateway``.
         host_gateway: what ``host-gateway`` stands for, empty if the host cannot be reached.
         host_text: the host's own file, with ``--network host`` only: it is taken as it is unless
@@ -74,17 +77,17 @@ def hosts(
     if host_text and not extra_hosts:
         return host_text
     extra = "".join(_extra_host(entry, host_gateway) for entry in extra_hosts)
-    if not address:
-        return LOCAL_HOSTS + extra
     qualified = f"{hostname}.{domainname}" if domainname else hostname
     short, dot, _ = qualified.partition(".")
     names = f"{qualified} {short}" if dot else qualified
-    return f"{LOCAL_HOSTS}{extra}{address}\t{names}\n"
+    own = "".join(f"{address}\t{names}\n" for address in addresses)
+    return f"{LOCAL_HOSTS}{extra}{own}"
 
 
 def resolv_conf(
     host_text: str,
     *,
+    resolver: str = "",
     dns: Sequence[str] = (),
     search: Sequence[str] = (),
     options: Sequence[str] = (),
@@ -94,13 +97,20 @@ def resolv_conf(
 
     Args:
         host_text: the host's file (see :func:`host_resolv_conf`).
+        resolver: our own resolver's address, empty outside of users' networks. It asks the servers
+            of ``dns``; those on the container's loopback it cannot, so they stand behind it.
         dns: ``--dns``, replaces the nameservers.
         search: ``--dns-search``, replaces the search domains; ``.`` alone means none.
         options: ``--dns-option``, replaces the options.
         host_network: the container shares the host's network namespace.
     """
     servers, domains, host_options, other = _parse(host_text)
-    if dns:
+    options = options or host_options
+    if resolver:
+        servers = [resolver, *(one for one in dns if ip_address(one).is_loopback)]
+        if not any(option.startswith("ndots:") for option in options):
+            options = [*options, "ndots:0"]
+    elif dns:
         servers = list(dns)
     elif not host_network:
         servers = [server for server in servers if _reachable(server)]
@@ -110,8 +120,8 @@ def resolv_conf(
     lines = [f"nameserver {server}" for server in servers]
     if domains:
         lines.append("search " + " ".join(domains))
-    if options or host_options:
-        lines.append("options " + " ".join(options or host_options))
+    if options:
+        lines.append("options " + " ".join(options))
     return "".join(f"{line}\n" for line in lines + other)
 
 
@@ -127,6 +137,15 @@ def host_resolv_conf(root: Path = Path("/")) -> str:
     if _parse(text)[0] == [RESOLVED_STUB]:
         return _read_if_there(root / RESOLVED_UPSTREAM) or text
     return text
+
+
+def host_servers(root: Path = Path("/")) -> list[str]:
+    """Return the nameservers that the host itself asks, in order; a stub on its loopback too.
+
+    Raises:
+        OSError: the host's resolv.conf exists and cannot be read.
+    """
+    return _parse(_read_if_there(root / "etc/resolv.conf"))[0]
 
 
 def host_hosts(root: Path = Path("/")) -> str:

@@ -29,7 +29,7 @@ def test_hosts_of_a_container_with_an_address() -> None:
     """Local names first, then added hosts, then the container's own name."""
     text = files.hosts(
         "web",
-        address="172.29.0.2",
+        addresses=["172.29.0.2"],
         extra_hosts=["db:10.0.0.9", "six:2001:db8::1", "box:host-gateway"],
         host_gateway="172.29.0.1",
     )
@@ -58,9 +58,17 @@ def test_hosts_of_a_container_with_an_address() -> None:
 )
 def test_own_name_is_qualified_and_bare(hostname: str, domainname: str, names: str) -> None:
     """The qualified name comes first, however it was given, and the bare one beside it."""
-    text = files.hosts(hostname, domainname=domainname, address="10.0.0.2")
+    text = files.hosts(hostname, domainname=domainname, addresses=["10.0.0.2"])
 
     assert text.splitlines()[-1] == f"10.0.0.2\t{names}"
+
+
+def test_own_name_at_every_address() -> None:
+    """A container in several networks finds itself in each, and by IPv6."""
+    addresses = ["10.0.0.2", "fd00::2", "10.1.0.2"]
+    text = files.hosts("web", addresses=addresses)
+
+    assert text == files.LOCAL_HOSTS + "".join(f"{address}\tweb\n" for address in addresses)
 
 
 def test_hosts_without_network() -> None:
@@ -122,6 +130,40 @@ def test_resolv_conf_overrides() -> None:
         "options ndots:2\n"
         "sortlist 192.0.2.0\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ([], "edns0 timeout:1 ndots:0"),
+        (["ndots:3"], "ndots:3"),
+        (["timeout:9"], "timeout:9 ndots:0"),
+    ],
+)
+def test_resolv_conf_in_a_users_network(options: list[str], shown: str) -> None:
+    """Our resolver alone; names without dots go to it as they are, unless options say otherwise."""
+    text = files.resolv_conf(HOST, resolver="10.1.0.1", dns=["192.0.2.9"], options=options)
+
+    assert text == (
+        f"nameserver 10.1.0.1\nsearch example.org lan\noptions {shown}\nsortlist 192.0.2.0\n"
+    )
+
+
+def test_a_server_inside_stands_behind_the_resolver() -> None:
+    """A loopback address of --dns is the container's own, which we cannot ask."""
+    text = files.resolv_conf("", resolver="10.1.0.1", dns=["192.0.2.9", "127.0.0.1"])
+
+    assert text == "nameserver 10.1.0.1\nnameserver 127.0.0.1\noptions ndots:0\n"
+
+
+def test_host_servers(tmp_path: Path) -> None:
+    """All of them, a stub on the loopback too; none without a file."""
+    assert files.host_servers(tmp_path) == []
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/resolv.conf").write_text(HOST)
+
+    servers = ["127.0.0.1", "192.0.2.53", "::1", "2001:db8::53"]
+    assert files.host_servers(tmp_path) == servers
 
 
 def test_resolv_conf_without_search() -> None:

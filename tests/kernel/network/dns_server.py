@@ -1,0 +1,73 @@
+"""A DNS server for tests that does as it is told, in the network namespace of whoever starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import dns.message
+import dns.rrset
+
+Behaviour = Callable[[bytes], list[bytes]]
+"""Returns the packets sent in answer to a query; none: silence."""
+
+
+def told(address: str) -> Behaviour:
+    """Return what answers every question with an address and a text record."""
+
+    def answer(query: bytes) -> list[bytes]:
+        message = dns.message.from_wire(query)
+        reply = dns.message.make_response(message)
+        question = message.question[0]
+        reply.answer.append(dns.rrset.from_text(question.name, 60, "IN", "A", address))
+        return [reply.to_wire()]
+
+    return answer
+
+
+class DnsServer:
+    """Listens on UDP and TCP at port 53 of an address until closed."""
+
+    def __init__(self, address: str, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+        self.asked: list[bytes] = []
+        """Every query, as it came."""
+        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._udp.bind((address, 53))
+        self._tcp = socket.create_server((address, 53))
+        self._executor = ThreadPoolExecutor(max_workers=2)
+        self._executor.submit(self._serve_udp)
+        self._executor.submit(self._serve_tcp)
+
+    def _serve_udp(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                query, source = self._udp.recvfrom(65535)
+                if not query:
+                    return
+                self.asked.append(query)
+                for packet in self.behaviour(query):
+                    self._udp.sendto(packet, source)
+
+    def _serve_tcp(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._tcp.accept()
+                with connection, connection.makefile("rb") as stream:
+                    query = stream.read(int.from_bytes(stream.read(2), "big"))
+                    if not query:
+                        return
+                    self.asked.append(query)
+                    for packet in self.behaviour(query):
+                        connection.sendall(len(packet).to_bytes(2, "big") + packet)
+
+    def close(self) -> None:
+        """End the threads and close the sockets; call it where the server was started."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", self._udp.getsockname())
+        socket.create_connection(self._tcp.getsockname(), 5).close()
+        self._executor.shutdown()
+        self._udp.close()
+        self._tcp.close()
