@@ -8,11 +8,14 @@
                                   encode  what init sends on its start       (netlink)
       live              links of running containers, made and removed
       definition, store what a network was asked to be; its file
+      wanted            what a user asks of a new one
       subnets           which part of the address space is free
     publishing        published ports: holding binds them, port_table leads them      (nft)
     endpoints         who stands where; listeners hear of changes
+    names, dns        who is called what; questions for it and answers     (dnspython)
     files             /etc/hosts, /etc/hostname, /etc/resolv.conf of a container; pure
     counters          bytes and packets of every link in one netlink dump
+    egress            what of it leaves the host, by named counters         (nft)
 
 The only user of pyroute2 and of nftables. Imports of it are lazy: 135 ms that no start pays.
 """

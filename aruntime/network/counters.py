@@ -54,6 +54,9 @@ class LinkStats(NamedTuple):
     transmit_packets: int
     receive_drops: int
     transmit_drops: int
+    egress_bytes: int = 0
+    """Of what it sent, that which left the host (egress); of IP packets, without their frames."""
+    egress_packets: int = 0
 
 
 class LinkCounters:

@@ -25,6 +25,7 @@ from aruntime.network import store
 from aruntime.network.attach import Network
 from aruntime.network.counters import LinkStats
 from aruntime.network.definition import DEFAULT, Definition
+from aruntime.network.egress import Egress
 from aruntime.network.endpoints import Attachment, Endpoint, Endpoints, Request
 from aruntime.network.nfnetlink import NfTables
 from aruntime.network.port_table import PortTable
@@ -66,6 +67,7 @@ class Networks:
         self.default = Network(default, directory, self.tables)
         self._by_name: dict[str, Network] = {DEFAULT: self.default}
         self.ports = Publisher(PortTable(default.bridge, self.tables))
+        self._egress = Egress(default.bridge, self.tables, self._standing)
 
     def open(self) -> list[str]:
         """Take over the networks on disk: make or repair each, remove what is unfinished.
@@ -78,6 +80,10 @@ class Networks:
             store.remove_leftovers(self._root)
             found, broken = store.load_all(self._root)
             said = [str(error) for error in broken]
+            try:
+                self._egress.ensure()
+            except (AruntimeError, OSError) as error:
+                said.append(f"traffic that leaves the host cannot be counted: {error}")
             for definition in found:
                 try:
                     said += self._take_over(definition)
@@ -202,25 +208,36 @@ class Networks:
         if self._by_name.get(name) is not network:  # removed meanwhile: it saw no lease of ours
             network.release(request.container_id)
             raise NetworkNotFound(f"network {name} not found: it was removed just now")
-        self.endpoints.add(_endpoint(attachment))
+        endpoint = _endpoint(attachment)
+        try:
+            self._egress.begin(endpoint, network.bridge)
+        except BaseException:
+            network.release(request.container_id)
+            raise
+        self.endpoints.add(endpoint)
         return attachment
 
     def detach(self, container_id: str, name: str) -> None:
         """Release a container's address in one network; nothing happens when it holds none."""
-        self.endpoints.remove(container_id, name)
+        endpoint = self.endpoints.remove(container_id, name)
         network = self._by_name.get(name)
         if network is not None:
             network.release(container_id)
+        if endpoint is not None:
+            self._egress.end(endpoint)
 
     def release(self, container_id: str) -> None:
         """Release all ports and addresses of a container; nothing happens when it holds none."""
+        endpoints = self.endpoints.of(container_id)
         try:
             self.ports.release(container_id)
         finally:
-            for endpoint in self.endpoints.of(container_id):
+            for endpoint in endpoints:
                 self.endpoints.remove(container_id, endpoint.network)
             for network in self:
                 network.release(container_id)
+            for endpoint in endpoints:
+                self._egress.end(endpoint)
 
     def resume(self, requests: Mapping[str, Request]) -> list[Endpoint]:
         """Know a running container's endpoints again after a daemon's restart, by its leases.
@@ -249,7 +266,11 @@ class Networks:
 
         Returns:
             The containers that held something, by id.
+
+        Raises:
+            Unavailable, OSError: the kernel refused.
         """
+        self._egress.settle()
         freed = []
         for network in self:
             for container_id in network.holders():
@@ -270,7 +291,21 @@ class Networks:
         for endpoint in self.endpoints.of(container_id):
             network = self._by_name.get(endpoint.network)
             found |= (network.counters(container_id) if network is not None else None) or {}
-        return found or None
+        return {name: self._with_egress(container_id, name, found[name]) for name in found} or None
+
+    def _with_egress(self, container_id: str, interface: str, stats: LinkStats) -> LinkStats:
+        left = self._egress.read(container_id, interface)
+        return (
+            stats._replace(egress_bytes=left.bytes, egress_packets=left.packets) if left else stats
+        )
+
+    def _standing(self) -> list[tuple[Endpoint, str]]:
+        """Return the endpoints of running containers, each with its bridge."""
+        return [
+            (endpoint, network.bridge)
+            for network in self
+            for endpoint in self.endpoints.on(network.name)
+        ]
 
     def close(self) -> None:
         """Close what the networks hold open; links, tables and leases stay."""
@@ -303,6 +338,7 @@ class Networks:
             Unavailable, OSError: the host refused.
         """
         network.remove()
+        self._egress.forget(network.bridge)
         network.close()
         store.remove(self._directory_of(network.name))
 

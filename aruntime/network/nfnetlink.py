@@ -40,6 +40,7 @@ NLMSG_ERROR = 2
 NLMSG_DONE = 3
 NLM_F_REQUEST = 0x1
 NLM_F_ACK = 0x4
+NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 NLM_F_DUMP = 0x300
 
@@ -62,7 +63,7 @@ NFTA_COUNTER_PACKETS = 2
 NLA_F_NESTED = 0x8000
 NLA_TYPE_MASK = 0x3FFF
 
-FAMILIES = {"ip": 2, "ip6": 10, "bridge": 7}
+FAMILIES = {"inet": 1, "ip": 2, "bridge": 7, "ip6": 10}
 """NFPROTO_* of linux/netfilter.h by nft's word."""
 
 RECEIVE_BYTES = 1 << 16
@@ -80,7 +81,7 @@ class Table(NamedTuple):
     """What names a table."""
 
     family: str
-    """``ip``, ``ip6`` or ``bridge``."""
+    """``inet``, ``ip``, ``ip6`` or ``bridge``."""
     name: str
 
 
@@ -138,10 +139,15 @@ def clear_map(table: Table, map_name: str) -> Change:
     )
 
 
-def add_counter(table: Table, name: str) -> Change:
-    """Return the change that makes a named counter; one that is there stays and goes on."""
+def add_counter(table: Table, name: str, *, exclusive: bool = False) -> Change:
+    """Return the change that makes a named counter; one that is there stays and goes on.
+
+    Args:
+        exclusive: EEXIST if it is there already.
+    """
     body = _object(table, name) + _nested(NFTA_OBJ_DATA, b"")
-    return Change(table.family, NFT_MSG_NEWOBJ, NLM_F_CREATE, body)
+    flags = NLM_F_CREATE | (NLM_F_EXCL if exclusive else 0)
+    return Change(table.family, NFT_MSG_NEWOBJ, flags, body)
 
 
 def delete_counter(table: Table, name: str) -> Change:
