@@ -23,6 +23,8 @@ else:
 
 DEFAULT_RUN_DIR = b"/run/aruntime"
 SOCKET_NAME = b"/aruntime.sock"
+READERS_SOCKET_NAME = b"/tenants.sock"
+"""Beside it, for those who may only look (aruntimed --tenant-reader)."""
 FAILED = 125
 """Exit code when aruntime itself failed (docker's)."""
 RECEIVE_BYTES = 256 << 10
@@ -362,6 +364,13 @@ def run(arguments: list[str]) -> int:
         return 0
     try:
         sock = connect(path)
+    except PermissionError as error:
+        try:
+            sock = connect(path[: path.rfind(b"/")] + READERS_SOCKET_NAME)
+        except OSError:
+            from aruntime.cli import autostart
+
+            return autostart.without_daemon(argv, path, error, default=default)
     except OSError as error:
         bring_in_site()
         from aruntime.cli import autostart

@@ -71,6 +71,8 @@ def read_line(known: Registry, argv: Sequence[str], columns: int = 0) -> Parsed 
         words = [*words[1:], "--help"] if words[1:] else []
     if top.help or not words:
         return overview(known, width)
+    if top.boolean("debug") and not known.may_debug:
+        raise UsageError("-D shows what the daemon does for everybody and is not for tenants")
     group = {} if words[0] in known.by_name else known.subcommands(words[0])
     if group and words[1:] in ([], ["--help"], ["-h"]):
         return group_text(words[0], group)

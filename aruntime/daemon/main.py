@@ -19,12 +19,23 @@ import structlog
 import trio
 
 from aruntime import __version__
-from aruntime.daemon import compose, dispatch, journal, locks, sdnotify, server, settings
+from aruntime.daemon import (
+    compose,
+    dispatch,
+    journal,
+    locks,
+    readers,
+    sdnotify,
+    server,
+    settings,
+    tenants,
+)
 from aruntime.daemon.commands.flags import Parsed, parse
 from aruntime.daemon.commands.help import help_text
 from aruntime.daemon.commands.registry import Registry
 from aruntime.daemon.commands.system import DAEMON
 from aruntime.daemon.compose import Daemon as Daemon  # where commands look for the type
+from aruntime.daemon.hello import Peer
 from aruntime.daemon.settings import Settings
 from aruntime.errors import AruntimeError, Unavailable, os_error_text
 
@@ -136,18 +147,38 @@ async def serve(chosen: Settings, parsed: Parsed, registry: Registry, ready_fd: 
     """Everything between the locks and the exit; returns after SIGTERM or SIGINT."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with compose.opened(chosen, registry) as daemon:
-            with server.bound_socket(chosen.socket, chosen.socket_group) as listening:
-                commands = server.CommandServer(listening, registry, daemon)
+            with contextlib.ExitStack() as sockets:
+                listening = server.bound_socket(chosen.socket, chosen.socket_group)
+                doors = [server.CommandServer(sockets.enter_context(listening), registry, daemon)]
+                if chosen.readers:
+                    doors.append(readers_door(sockets, daemon))
                 async with trio.open_nursery() as nursery:
-                    await nursery.start(commands.run)
+                    for door in doors:
+                        await nursery.start(door.run)
                     nursery.start_soon(sdnotify.feed_watchdog)
                     announce(daemon, ready_fd)
                     await obey_signals(signals, daemon, parsed)
                     sdnotify.notify(sdnotify.STOPPING)
-                    commands.stop()
-                    await commands.stopped.wait()
+                    for door in doors:
+                        door.stop()
+                    for door in doors:
+                        await door.stopped.wait()
                     nursery.cancel_scope.cancel()
     log.info("stopped")
+
+
+def readers_door(sockets: contextlib.ExitStack, daemon: Daemon) -> server.CommandServer:
+    """The socket of tenants' readers, open to every user and closed to all but those."""
+    named = daemon.settings.readers
+
+    def admit(connection: trio.socket.SocketType, peer: Peer) -> tenants.TenantDaemon | None:
+        theirs = readers.tenants_of(named, peer, readers.peer_groups(connection))
+        return tenants.TenantDaemon(daemon, theirs) if theirs else None
+
+    path = daemon.settings.run_dir / tenants.SOCKET_NAME
+    listening = sockets.enter_context(server.bound_socket(path, "", tenants.SOCKET_MODE))
+    known = tenants.reading_registry(daemon.registry)
+    return server.CommandServer(listening, known, daemon, admit)
 
 
 def announce(daemon: Daemon, ready_fd: int) -> None:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 GONE_ERRNOS = frozenset({errno.EPIPE, errno.EIO})
 
 
+TENANT_LABEL = "aruntime.tenant"
+"""Label, and attribute of events, that says who pays."""
+
+
 class Exec:
     """One ``exec`` of a container: what was asked, and what became of it.
 
@@ -175,8 +179,13 @@ class Container:
 
     def event_attributes(self, **more: str) -> dict[str, str]:
         """Return the attributes that every event of this container carries."""
-        base = {"image": self.config.image, "name": self.config.name, **self.config.labels}
-        return {**base, **more}
+        return {
+            "image": self.config.image,
+            "name": self.config.name,
+            **self.config.labels,
+            TENANT_LABEL: self.config.tenant,
+            **more,
+        }
 
 
 class Streams(msgspec.Struct):

@@ -13,7 +13,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import trio
 from aruntime import __version__, wire
 from aruntime.daemon import dispatch
 from aruntime.daemon.commands.registry import Registry
-from aruntime.daemon.hello import peer_of, receive_hello
+from aruntime.daemon.hello import Peer, peer_of, receive_hello
 from aruntime.daemon.session import Session
 from aruntime.errors import Conflict, InvalidParameter
 
@@ -36,12 +36,18 @@ REQUEST_GRACE_SECONDS = 5.0
 """How long a stopping daemon lets commands finish (open-ended ones are ended at once)."""
 FAREWELL_SECONDS = 1.0
 """How long a stopping daemon tries to tell clients that it stops."""
+STRANGER = (
+    "you may not look at any tenant's containers; run this as root, join the group that owns the"
+    " daemon's socket, or have yourself named with --tenant-reader of aruntimed"
+)
+Admit = Callable[[trio.socket.SocketType, Peer], Any]
+"""Returns what commands of a client get as the daemon, or None for a client that gets nothing."""
 STOPPING = "the daemon is stopping; containers run on"
 
 
 @contextlib.contextmanager
-def bound_socket(path: Path, group: str) -> Iterator[socket.socket]:
-    """Listen at a pathname while the block runs; the file never has a wider mode than 0660.
+def bound_socket(path: Path, group: str, mode: int = 0o660) -> Iterator[socket.socket]:
+    """Listen at a pathname while the block runs; the file never has a wider mode than that.
 
     A socket left behind by a dead daemon is replaced.
 
@@ -57,7 +63,7 @@ def bound_socket(path: Path, group: str) -> Iterator[socket.socket]:
         listening.bind(os.fspath(path))
         try:
             os.chown(path, -1, gid)
-            os.chmod(path, 0o660)
+            os.chmod(path, mode)
             listening.listen(BACKLOG)
             yield listening
         finally:
@@ -101,12 +107,21 @@ class CommandServer:
         listening: the socket, bound and listening; closed when the server stops listening.
         known: all commands.
         daemon: passed on to the commands.
+        admit: says of each client what stands for the daemon, or turns it away; None: the daemon
+            itself, for everybody who could connect.
     """
 
-    def __init__(self, listening: socket.socket, known: Registry, daemon: Any) -> None:
+    def __init__(
+        self,
+        listening: socket.socket,
+        known: Registry,
+        daemon: Any,
+        admit: Admit | None = None,
+    ) -> None:
         self._listening = listening
         self._known = known
         self._daemon = daemon
+        self._admit = admit
         self._accepting = trio.CancelScope()
         self._stopping = False
         self._sessions: set[Session] = set()
@@ -140,7 +155,13 @@ class CommandServer:
         """One client, from hello to exit; whatever it sends stays its own affair."""
         connection = stream.socket
         peer = peer_of(connection)
+        daemon = self._daemon
         try:
+            if self._admit is not None:
+                daemon = self._admit(connection, peer)
+            if daemon is None:
+                await _turn_away(connection)
+                return
             decoder = wire.Decoder()
             hello = None
             with trio.move_on_after(HELLO_SECONDS):
@@ -150,7 +171,7 @@ class CommandServer:
             session = Session(connection, peer, hello)
             self._sessions.add(session)
             try:
-                await self._attend(session, decoder, hello.version)
+                await self._attend(session, decoder, hello.version, daemon)
             finally:
                 self._sessions.discard(session)
                 session.settled.set()
@@ -159,14 +180,16 @@ class CommandServer:
         finally:
             connection.close()
 
-    async def _attend(self, session: Session, decoder: wire.Decoder, version: str) -> None:
+    async def _attend(
+        self, session: Session, decoder: wire.Decoder, version: str, daemon: Any
+    ) -> None:
         began = time.monotonic_ns()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_receive, session, decoder)
             nursery.start_soon(session.pass_on_stdin)
             code = dispatch.FAILED
             if version == __version__:
-                code = await dispatch.execute(session, self._known, self._daemon)
+                code = await dispatch.execute(session, self._known, daemon)
             else:
                 await session.err(f"aruntime: {mismatch(version)}\n")
             if self._stopping and session.scope.cancelled_caught:
@@ -182,6 +205,13 @@ class CommandServer:
             pid=session.pid,
             ms=(time.monotonic_ns() - began) // 1_000_000,
         )
+
+
+async def _turn_away(connection: trio.socket.SocketType) -> None:
+    """Say why, without having read anything; a client that does not listen is left."""
+    said = wire.frame(wire.STDERR, f"aruntime: {STRANGER}\n".encode())
+    with trio.move_on_after(FAREWELL_SECONDS):
+        await connection.send(said + wire.frame(wire.EXIT, b"%d" % dispatch.FAILED))
 
 
 async def _receive(session: Session, decoder: wire.Decoder) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from aruntime.daemon.commands.flags import Flag, Parsed
+from aruntime.daemon.readers import Reader, parse_readers
 from aruntime.daemon.registry.policy import CERTS_DIRECTORIES, Policy, parse_mirror
 from aruntime.errors import InvalidParameter
 from aruntime.metering.foreign import identity, patterns
@@ -42,6 +43,10 @@ FLAGS = (
     Flag("run-dir", "", "string", "/run/aruntime", "DIR", "Sockets and process ids"),
     Flag("socket", "", "string", None, "PATH", "Command socket (default RUN_DIR/aruntime.sock)"),
     Flag("socket-group", "", "string", None, "GROUP", "Group that may use the command socket"),
+    Flag(
+        "tenant-reader", "", "list", None, "TENANT=USER|@GROUP",
+        "Let a user or a group look at a tenant's containers, and change nothing",
+    ),
     Flag(
         "metrics-address", "", "string", "127.0.0.1:9640", "HOST:PORT",
         "Where Prometheus scrapes; port 0 takes a free one, 'none' switches it off",
@@ -99,6 +104,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     run_dir: Path
     socket: Path
     socket_group: str = ""
+    readers: tuple[Reader, ...] = ()
+    """Who may look at tenants' containers."""
     metrics_address: str = "127.0.0.1:9640"
     """``HOST:PORT`` or ``none``."""
     web_config: Path | None = None
@@ -247,6 +254,7 @@ def _checked(chosen: dict[str, tuple[Any, str]]) -> Settings:
         run_dir=run_dir,
         socket=socket,
         socket_group=chosen["socket-group"][0],
+        readers=_readers(*chosen["tenant-reader"]),
         metrics_address=_address(*chosen["metrics-address"]),
         web_config=_path(*chosen["web.config.file"]) if chosen["web.config.file"][0] else None,
         poll_interval=_seconds(*chosen["poll-interval"]),
@@ -285,6 +293,13 @@ def _address(text: str, where: str) -> str:
     if text == "none" or (colon and port.isdigit() and int(port) < 1 << 16 and "/" not in host):
         return text
     raise InvalidParameter(f"{where} must be HOST:PORT or none, not {text}")
+
+
+def _readers(texts: list[str], where: str) -> tuple[Reader, ...]:
+    try:
+        return parse_readers(texts)
+    except InvalidParameter as error:
+        raise InvalidParameter(f"{where}: {error.message}") from None
 
 
 def _interface(text: str, where: str) -> str:

@@ -35,6 +35,8 @@ class Registry:
 
     commands: tuple[Command, ...]
     by_name: dict[str, Command]
+    may_debug: bool = True
+    """Whether -D may show what the daemon logs, which is about everybody's containers."""
 
     def __iter__(self) -> Iterator[Command]:
         return iter(self.commands)

@@ -30,11 +30,11 @@ from aruntime.daemon.commands.run_mounts import requested_mounts
 from aruntime.daemon.commands.run_networks import FindNetwork, requested_publishing
 from aruntime.daemon.commands.run_values import parse_signal, parse_tenant
 from aruntime.daemon.commands.values import parse_size
+from aruntime.daemon.record import TENANT_LABEL
 from aruntime.errors import InvalidParameter
 from aruntime.images.image import Image, ImageConfig
 from aruntime.spec import normalise_capabilities
 
-TENANT_LABEL = "aruntime.tenant"
 DEFAULT_TENANT = "default"
 DEFAULT_SHM_BYTES = 64 << 20
 _LOG_DRIVERS = frozenset({"", "json-file", "local"})

@@ -9,6 +9,7 @@ import pytest
 from aruntime.daemon import settings
 from aruntime.daemon.commands.flags import parse
 from aruntime.daemon.commands.system import DAEMON
+from aruntime.daemon.readers import Reader
 from aruntime.errors import InvalidParameter
 
 
@@ -181,3 +182,18 @@ def test_wrong_foreign_cgroups_are_refused(tmp_path: Path, text: str) -> None:
     """The message names the file and the key."""
     with pytest.raises(InvalidParameter, match=r"config\.toml: meter-(cgroups|state)"):
         load(file=config_file(tmp_path, text))
+
+
+def test_readers() -> None:
+    """Users and groups are looked up when the settings are read; who is unknown is refused."""
+    chosen = load("--tenant-reader", "acme=root", "--tenant-reader", "a=b=@root")
+    assert chosen.readers == (Reader("acme", uid=0), Reader("a=b", gid=0))
+    for value, said in [
+        ("acme", "must be TENANT=USER or TENANT=@GROUP"),
+        ("=root", "must be TENANT=USER"),
+        ("acme=@", "must be TENANT=USER"),
+        ("acme=nobody-has-this-name", "there is no user nobody-has-this-name"),
+        ("acme=@nobody-has-this-name", "there is no group nobody-has-this-name"),
+    ]:
+        with pytest.raises(InvalidParameter, match=f"--tenant-reader: {said}"):
+            load("--tenant-reader", value)
