@@ -19,7 +19,7 @@ from aruntime.daemon.pulling import Puller, saying
 from aruntime.daemon.registry import client, endpoints, upload
 from aruntime.daemon.registry.authority import FindLogin
 from aruntime.daemon.registry.repository import PUSH, Repository
-from aruntime.daemon.registry.upload import Upload
+from aruntime.daemon.registry.upload import DamagedBlob, Upload
 from aruntime.errors import AccessDenied, AruntimeError
 from aruntime.images import catalogue, layout, recompression, reference
 from aruntime.images.image import Image
@@ -165,7 +165,12 @@ class Pusher:
         if mounted:
             report(f"{MOUNTED} {mounted}")
             return
-        await sending.send()
+        try:
+            await sending.send()
+        except DamagedBlob:
+            # Whoever follows the advice to pull again must not find it and be content.
+            await trio.to_thread.run_sync(self.store.discard_blob, digest)
+            raise
         report(PUSHED)
 
 

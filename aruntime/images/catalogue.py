@@ -102,6 +102,21 @@ def read_parts(base: str, digest: str) -> Parts:
     return Parts(manifest, config, tuple(layers), tuple(records))
 
 
+def possible_layers(base: str, digest: str) -> set[str]:
+    """Return the directories that the layers of a damaged image may have, as far as it says.
+
+    Args:
+        base: of the store.
+        digest: of the manifest.
+    """
+    try:
+        diff_ids = read_config(base, read_manifest(base, digest)).diff_ids
+    except InvalidArchive:
+        return set()
+    names = map(layout.hexadecimal, (*diff_ids, *layout.chain_ids(diff_ids)))
+    return {layout.layer_path(base, name) for name in names}
+
+
 class Catalogue:
     """All images of one index."""
 

@@ -43,18 +43,17 @@ class Ingest:
         return digest
 
     def move_blob(self, digest: str) -> None:
-        """Move a blob into the store unless it is there.
+        """Move a blob into the store; one that is there is replaced, since it may be damaged.
 
         Raises:
             InvalidArchive: neither has it.
         """
         target = layout.blob_path(self.store, digest)
-        if os.path.exists(target):
-            return
         try:
             os.rename(layout.blob_path(self.path, digest), target)
         except FileNotFoundError:
-            raise InvalidArchive(f"the archive has no blob {digest}") from None
+            if not os.path.exists(target):
+                raise InvalidArchive(f"the archive has no blob {digest}") from None
 
     def move_layers(self, diff_ids: tuple[str, ...]) -> None:
         """Move the unpacked layers of a chain into the store unless they are there.
@@ -70,9 +69,11 @@ class Ingest:
                 raise InvalidArchive(f"the archive has no layer {diff_id}")
             source = layout.layer_path(*found)
             target = layout.layer_path(self.store, found[1])
-            # The record last: a directory without one is no layer yet, and collected.
-            _discard(self.store, found[1])
-            os.rename(source, target)
+            # The record last: a directory without one is no layer yet, and replaced. One whose
+            # record is damaged came here whole, and a container may stand on it: it stays.
+            if not (os.path.exists(f"{target}.json") and os.path.isdir(target)):
+                _discard(self.store, found[1])
+                os.rename(source, target)
             os.rename(f"{source}.json", f"{target}.json")
 
     def make_durable(self) -> None:

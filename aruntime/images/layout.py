@@ -111,6 +111,8 @@ def find_layer(bases: Sequence[str], diff_id: str, chain_id: str) -> tuple[str, 
                 record = read_layer_record(base, name)
             except FileNotFoundError:
                 continue
+            except (ValueError, KeyError, TypeError):
+                continue  # damaged: as good as none
             usable = digest == chain_id or not record.depends
             if usable and os.path.isdir(layer_path(base, name)):
                 return base, name

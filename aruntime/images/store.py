@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from aruntime.errors import InvalidReference, Unavailable
+from aruntime.errors import InvalidArchive, InvalidReference, Unavailable
 from aruntime.images import catalogue, collection, layout, reference, untag
 from aruntime.images.catalogue import Catalogue
 from aruntime.images.image import Image
@@ -50,7 +50,7 @@ class Store:
             os.chmod(f"{self.base}/{path}", 0o700)
         self.lock_fd = _lock(f"{self.base}/{layout.LOCK}")
         self._mutex = threading.RLock()
-        self._ingests = 0
+        self._ingests: set[str] = set()
         self._held: dict[str, int] = {}
         try:
             collection.remove_leftovers(self.base)
@@ -84,6 +84,11 @@ class Store:
         An image whose files are damaged is left out; :meth:`resolve` says what is wrong with it.
         """
         return self._catalogue.images()
+
+    @property
+    def index(self) -> Index:
+        """The present index; it never changes, the store makes another."""
+        return self._catalogue.index
 
     def names(self) -> dict[str, str]:
         """Return the digest of the manifest each normalised reference stands for."""
@@ -207,14 +212,15 @@ class Store:
     @contextmanager
     def ingest(self) -> Iterator[Ingest]:
         """Open an ingest directory; what is not committed of it is gone at the end."""
+        made = Ingest(self.base)
         with self._mutex:
-            self._ingests += 1
+            self._ingests.add(made.path)
         try:
-            with Ingest(self.base) as ingest:
+            with made as ingest:
                 yield ingest
         finally:
             with self._mutex:
-                self._ingests -= 1
+                self._ingests.discard(made.path)
 
     def commit(
         self, ingest: Ingest, manifest: Descriptor, names: Sequence[str]
@@ -250,6 +256,17 @@ class Store:
             image = self.resolve(manifest.digest)
             return image, {name: old for name, old in displaced.items() if old != image.id}
 
+    def take_layers(self, ingest: Ingest, diff_ids: tuple[str, ...]) -> None:
+        """Move unpacked layers that images of this store lacked into it.
+
+        Raises:
+            InvalidArchive: neither has one of them.
+        """
+        with self._mutex:
+            ingest.move_layers(diff_ids)
+            ingest.sync()
+            self._replace_index(self._catalogue.index)
+
     def collect(self, in_use: InUse) -> collection.Collected:
         """Remove blobs and layers that no image needs and no container holds.
 
@@ -258,17 +275,44 @@ class Store:
         with self._mutex:
             if self._ingests:
                 return collection.Collected(0, 0)
-            layers = {layer for holder in in_use() for layer in holder.layers} | set(self._held)
-            layers |= {layer for image in self.list() for layer in image.layers}
-            trash = collection.set_aside(self.base, self._needed_blobs(), layers)
+            trash = collection.set_aside(self.base, self._needed_blobs(), self._needed(in_use))
         return collection.empty_trash(trash)
 
+    def unneeded(self, in_use: InUse, own: str) -> collection.Unneeded:
+        """Return what :meth:`collect` or the next open would remove, and nobody is about to.
+
+        Args:
+            in_use: see :data:`InUse`.
+            own: the caller's ingest directory.
+        """
+        with self._mutex:
+            return collection.unneeded(
+                self.base, self._needed_blobs(), self._needed(in_use), self._ingests | {own}
+            )
+
+    def remove_leftovers(self, names: Iterable[str]) -> None:
+        """Remove ingest directories that :meth:`unneeded` named."""
+        with self._mutex:
+            collection.remove_ingests(self.base, names)
+
+    def _needed(self, in_use: InUse) -> set[str]:
+        """Return the directories of layers that an image needs or a container holds."""
+        layers = {layer for holder in in_use() for layer in holder.layers} | set(self._held)
+        layers |= {layer for image in self.list() for layer in image.layers}
+        for digest in self._catalogue.damaged:
+            layers |= catalogue.possible_layers(self.base, digest)
+        return layers
+
     def _needed_blobs(self) -> set[str]:
-        """Return the digests an image needs; of a damaged one only the manifest is known."""
+        """Return the digests an image needs; of a damaged one those that it still leads to."""
         needed = set(self._catalogue.index.manifests)
-        for parts in self._catalogue.parts.values():
-            needed.add(parts.manifest.config.digest)
-            needed |= {layer.digest for layer in parts.manifest.layers}
+        manifests = [parts.manifest for parts in self._catalogue.parts.values()]
+        for digest in self._catalogue.damaged:
+            with contextlib.suppress(InvalidArchive):
+                manifests.append(catalogue.read_manifest(self.base, digest))
+        for manifest in manifests:
+            needed.add(manifest.config.digest)
+            needed |= {layer.digest for layer in manifest.layers}
         return needed
 
     def _damaged(self, text: str) -> str:
@@ -288,6 +332,8 @@ class Store:
     def _replace_index(self, index: Index) -> None:
         if index != self._catalogue.index:
             write_index(f"{self.base}/{layout.INDEX}", index)
+        # What was damaged may be whole again: its digests say what it must be.
+        if index != self._catalogue.index or self._catalogue.damaged:
             self._catalogue = Catalogue(self.base, index, self._catalogue.parts)
 
 

@@ -151,6 +151,7 @@ class _Growing:
     async def take(self, response: httpx.Response) -> None:
         """Write a body as it comes; what has come is written even if no more does."""
         sending, receiving = trio.open_memory_channel[bytes](PIECES_AHEAD)
+        failures: list[Exception] = []
         broken: list[Exception] = []
 
         async def receive() -> None:
@@ -158,23 +159,22 @@ class _Growing:
                 try:
                     async for piece in pieces:
                         await sending.send(piece)
-                except trio.BrokenResourceError:
-                    pass  # the writer has failed and says why
                 except Exception as error:  # re-raised below, when all of it is written
                     broken.append(error)
 
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(receive)
-                async with receiving:
-                    async for piece in receiving:
-                        self._check(piece)
-                        await trio.to_thread.run_sync(self._write, piece)
-                        self._report(self.size)
-        except* (OSError, InvalidArchive) as failed:
-            raise _only(failed) from None
-        if broken:
-            raise broken[0]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            try:
+                async for piece in receiving:
+                    self._check(piece)
+                    await trio.to_thread.run_sync(self._write, piece)
+                    self._report(self.size)
+            except (OSError, InvalidArchive) as error:
+                # Not as a group, and no more need come.
+                failures.append(error)
+                nursery.cancel_scope.cancel()
+        if failures or broken:
+            raise [*failures, *broken][0]
 
     def _check(self, piece: bytes) -> None:
         if self.size + len(piece) > self.expected:
@@ -184,11 +184,3 @@ class _Growing:
         write_all(self.fd, piece)
         self._hash.update(piece)
         self.size += len(piece)
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first failure in nested groups."""
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -41,9 +41,6 @@ SILENCE_SECONDS = 60.0
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 MESSAGE_BYTES = 64 << 10
 SHOWN_CHARACTERS = 300
-
-BAD_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
-"""In what OpenSSL says of a certificate that nobody vouches for."""
 
 Failure = httpx.TransportError
 
@@ -271,7 +268,7 @@ async def check_is_registry(registry: Registry) -> None:
     try:
         response = await registry.client.get("/v2/")
     except Failure as error:
-        kind = Untrusted if BAD_CERTIFICATE in str(error) else RegistryFailed
+        kind = Untrusted if is_untrusted(error) else RegistryFailed
         raise kind(unreachable(endpoint, error)) from error
     if not response.is_success and response.status_code != httpx.codes.UNAUTHORIZED:
         raise RegistryFailed(
@@ -281,15 +278,29 @@ async def check_is_registry(registry: Registry) -> None:
 
 def unreachable(endpoint: Endpoint, error: Exception) -> str:
     """Word a failed connection."""
-    reason = " ".join(str(error).split()).lower() or type(error).__name__
+    reason = next((" ".join(str(one).split()) for one in causes(error) if str(one)), "")
+    reason = reason.lower() or type(error).__name__
     advice = ""
-    if BAD_CERTIFICATE.lower() in reason:
+    if is_untrusted(error):
         advice = (
             f"; put its authority's certificate into {CERTS_DIRECTORIES[0]}/{endpoint.host}/ca.crt"
         )
-    elif "wrong version number" in reason or "record layer failure" in reason:
+    elif "wrong_version_number" in reason or "record_layer_failure" in reason:
         advice = "; if it speaks plain HTTP, name it with --insecure-registry of aruntimed"
     return f"cannot reach registry {endpoint.url}: {reason}{advice}"
+
+
+def is_untrusted(error: Exception) -> bool:
+    """Whether a connection failed because nobody vouches for the certificate."""
+    return any(isinstance(one, ssl.SSLCertVerificationError) for one in causes(error))
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it came from: what TLS says is far below, what is above is mute."""
+    one: BaseException | None = error
+    while one is not None:
+        yield one
+        one = one.__cause__ or one.__context__
 
 
 async def _said(response: httpx.Response) -> list[tuple[str, str]]:

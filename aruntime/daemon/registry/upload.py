@@ -85,7 +85,7 @@ class Upload:
         """Send the content and finish.
 
         Raises:
-            InvalidArchive: the file is damaged or gone.
+            DamagedBlob: the file is damaged or gone.
             AccessDenied, RegistryFailed: the registry refuses, or fails for good.
         """
         attempt, whole = 1, False
@@ -215,9 +215,13 @@ class Upload:
         return read
 
 
-def damaged(digest: str) -> InvalidArchive:
-    """Build the error for a blob of the store that is not what it should be."""
-    return InvalidArchive(
+class DamagedBlob(InvalidArchive):
+    """A blob of the store is not what it should be."""
+
+
+def damaged(digest: str) -> DamagedBlob:
+    """Build the error for a blob that rotted on the disk."""
+    return DamagedBlob(
         f"blob {digest} of the image store is damaged or gone; pull or load the image again"
     )
 
