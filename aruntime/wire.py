@@ -16,6 +16,8 @@ variable can contain.
       │  P flags NUL mode NUL path   open this       │
       │  M path NUL content   replace a file         │
       │  C name NUL action NUL input                 │  run docker-credential-NAME ACTION
+      │  Y take|place NUL flags NUL path             │  begin to copy files (answered by F)
+      │  y         wait for the end of the copy      │
       │  X code    exit                              │  then the daemon closes
       │◄─────────────────────────────────────────────┤
       │  I bytes   one chunk of stdin (≤ STDIN_CHUNK)│
@@ -26,6 +28,7 @@ variable can contain.
       │  F errno   not opened                        │
       │  M errno   replaced (0), or not              │
       │  C code NUL output   the program has ended   │
+      │  Y code    the copy has ended                │
       ├─────────────────────────────────────────────►│
 
 This module knows bytes only: sockets belong to `aruntime.cli.client` and
@@ -52,6 +55,7 @@ SIGNAL = b"S"
 OPENED = b"F"
 REPLACED = b"M"
 CREDENTIAL_ANSWER = b"C"
+COPIED = b"Y"
 
 # daemon → client
 STDOUT = b"O"
@@ -62,6 +66,8 @@ RAW_MODE = b"R"
 OPEN = b"P"
 REPLACE = b"M"
 CREDENTIAL = b"C"
+COPY = b"Y"
+COPY_END = b"y"
 EXIT = b"X"
 
 

@@ -21,3 +21,9 @@ def elf(code: bytes) -> bytes:
 
 WAIT_AS_ROOT = elf(bytes.fromhex("b86900000031ff0f05b8220000000f05ebf7"))
 """Calls setuid(0), then pause(2) for ever."""
+
+SWAP_FOR_EVER = elf(
+    bytes.fromhex("b83c010000bf9cffffff488d3516000000ba9cffffff4c8d150d00000041b8020000000f05ebd9")
+    + b"/a\0/l\0"
+)
+"""Calls renameat2(AT_FDCWD, "/a", AT_FDCWD, "/l", RENAME_EXCHANGE) for ever."""

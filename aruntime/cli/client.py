@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import select
     import signal as _signal
+    from subprocess import Popen
     from termios import _AttrReturn
 else:
     import _signal
@@ -124,6 +125,7 @@ class Client:
         self.signals: list[int] = []
         self.sending = False
         self.saved_terminal: _AttrReturn | None = None
+        self.copy: Popen[bytes] | None = None
 
     def run(self, argv: list[str]) -> int:
         """Send the hello and obey the daemon until it says exit; returns the exit code."""
@@ -210,6 +212,13 @@ class Client:
             from aruntime.cli import errands
 
             self.send(errands.run(kind, payload))
+        elif kind == wire.COPY:
+            from aruntime.cli import copying
+
+            self.copy, fd = copying.begin(*payload.split(b"\0", 2))
+            self.send_descriptor(fd)
+        elif kind == wire.COPY_END and self.copy is not None:
+            self.send(wire.frame(wire.COPIED, b"%d" % (self.copy.wait() % 256)))
 
     def send(self, frames: bytes) -> None:
         """Send whole frames; signals that arrive meanwhile are sent after them."""
@@ -261,6 +270,10 @@ class Client:
         except OSError as error:
             self.send(wire.frame(wire.OPENED, b"%d" % (error.errno or 0)))
             return
+        self.send_descriptor(fd)
+
+    def send_descriptor(self, fd: int) -> None:
+        """Pass a descriptor and close our own."""
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
         self.sending = True
         self.sock.sendmsg([wire.frame(wire.OPENED)], rights)
@@ -298,24 +311,12 @@ class Client:
 
     def set_raw_mode(self) -> None:
         """cfmakeraw(3) on the terminal at stdin; nothing if stdin is none."""
-        import termios
-
         if self.saved_terminal is not None or not posix.isatty(0):
             return
+        from aruntime.cli import rawmode
+
         self.catch(FATAL_IN_RAW_MODE)
-        attributes = termios.tcgetattr(0)
-        self.saved_terminal = termios.tcgetattr(0)
-        attributes[0] &= ~(
-            termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP
-            | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON
-        )  # fmt: skip
-        attributes[1] &= ~termios.OPOST
-        attributes[2] = attributes[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
-        attributes[3] &= ~(
-            termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN
-        )
-        attributes[6][termios.VMIN], attributes[6][termios.VTIME] = 1, 0
-        termios.tcsetattr(0, termios.TCSANOW, attributes)
+        self.saved_terminal = rawmode.enter(0)
 
     def restore_terminal(self) -> None:
         """Put the terminal back as it was; harmless when it was never changed."""

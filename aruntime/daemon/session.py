@@ -144,10 +144,28 @@ class Session:
         Raises:
             OSError: as the client's open(2) failed, with the path.
         """
-        opening = _Opening()
         request = b"%d\0%d\0%s" % (flags | os.O_CLOEXEC | os.O_NOCTTY, mode, os.fsencode(path))
+        return await self._open(wire.OPEN, request, path)
+
+    async def copy(self, operation: str, flags: str, path: str) -> int:
+        """Have the client take or place files at its own rights (:mod:`aruntime.cli.copying`).
+
+        Returns its end of a pipe, the caller's to close before :meth:`copied` is awaited.
+
+        Raises:
+            OSError: the client has gone.
+        """
+        request = b"%s\0%s\0%s" % (operation.encode(), flags.encode(), os.fsencode(path))
+        return await self._open(wire.COPY, request, path)
+
+    async def copied(self) -> int:
+        """Wait for the end of a copy; its exit code. If it failed, the client has said why."""
+        return _numbers(await self._errand(wire.COPY_END, b"", wire.COPIED), 1)[0]
+
+    async def _open(self, kind: bytes, request: bytes, path: str) -> int:
+        opening = _Opening()
         try:
-            await self._send(wire.OPEN, request, lambda: self._openings.append(opening))
+            await self._send(kind, request, lambda: self._openings.append(opening))
             if self._gone:
                 raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET), path)
             await opening.answered.wait()
@@ -261,7 +279,7 @@ class Session:
             self._signal(payload)
         elif kind == wire.OPENED:
             self._opened(payload)
-        elif kind in (wire.REPLACED, wire.CREDENTIAL_ANSWER):
+        elif kind in (wire.REPLACED, wire.CREDENTIAL_ANSWER, wire.COPIED):
             self._answered(kind, payload)
         else:
             raise wire.ProtocolError(f"unknown frame {kind!r}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,10 +17,9 @@ from typing import Any
 
 import trio
 
-import aruntime
 from aruntime import errors
+from aruntime.daemon import children
 from aruntime.daemon.record import Container
-from aruntime.errors import AruntimeError, InvalidArchive, Unavailable
 from aruntime.images import changes, importing, layout, reference
 from aruntime.images import platform as platforms
 from aruntime.images.compression import Limits
@@ -31,9 +29,7 @@ from aruntime.images.ingest import Ingest
 from aruntime.images.store import Store
 from aruntime.images.untag import Holder
 
-PACKAGES = os.path.dirname(os.path.dirname(os.path.abspath(aruntime.__file__)))
-CHILD = os.path.join(PACKAGES, "aruntime", "images", "unpack.py")
-STDERR_SHOWN = 300
+CHILD = "images/unpack.py"
 DEFAULT_MESSAGE = "Imported from -"
 
 
@@ -92,6 +88,24 @@ async def import_image(
     async with ingesting(store) as ingest:
         layer = await _unpack(store, ingest, "import", source, limits or Limits())
         return await trio.to_thread.run_sync(partial(commit, store, ingest, layer))
+
+
+async def unpack_stream(store: Store, ingest: Ingest, source: int) -> dict[str, Any]:
+    """Unpack one layer that depends on none below, from any kind of descriptor.
+
+    Args:
+        store: of the ingest directory.
+        ingest: gets the layer and its blob.
+        source: to read the archive from; stays the caller's.
+
+    Returns:
+        What :class:`aruntime.images.staging.Layer` holds.
+
+    Raises:
+        InvalidArchive: the archive is broken or hostile.
+        Unavailable: the disk is full.
+    """
+    return await _unpack(store, ingest, "import", source, Limits())
 
 
 def holders(containers: Iterable[Container]) -> list[Holder]:
@@ -232,30 +246,6 @@ async def _unpack(
         "limits": list(limits),
         **more,
     }
-    completed = await trio.run_process(
-        [sys.executable, "-I", CHILD, PACKAGES, json.dumps(request)],
-        stdin=stdin,
-        capture_stdout=True,
-        capture_stderr=True,
-        check=False,
-        pass_fds=(source, store.lock_fd),
-        cwd="/",
-        env={"LC_ALL": "C.UTF-8", "PATH": os.defpath},
+    return await children.ask(
+        CHILD, request, (source, store.lock_fd), stdin=stdin, what="the unpacking process"
     )
-    try:
-        answer = json.loads(completed.stdout)
-    except ValueError:
-        said = completed.stderr.decode(errors="replace").strip()[-STDERR_SHOWN:]
-        raise Unavailable(
-            f"the unpacking process ended with code {completed.returncode}"
-            f" and no answer; {said or 'was it killed for lack of memory?'}"
-        ) from None
-    if "error" in answer:
-        raise _as_error(answer["error"])
-    result: dict[str, Any] = answer["result"]
-    return result
-
-
-def _as_error(answer: dict[str, str]) -> AruntimeError:
-    kind = InvalidArchive if answer["kind"] == "InvalidArchive" else Unavailable
-    return kind(answer["message"])

@@ -148,11 +148,11 @@ class _Layer:
                 self.tree.make_directory(parent, name)
                 self._directories[path] = attributes.of_entry(entry)
             case tar.SYMLINK:
-                self._replace(parent, name, lambda: _make_symlink(entry, parent, name))
+                self._replace(parent, name, lambda: make_symlink(entry, parent, name))
             case tar.HARD_LINK:
                 self._place_hard_link(entry, parent, name)
             case _:
-                self._replace(parent, name, lambda: _make_node(entry, parent, name))
+                self._replace(parent, name, lambda: make_node(entry, parent, name))
 
     def imply(self, path: bytes) -> None:
         """Give a parent directory that was not listed the attributes it has below."""
@@ -289,14 +289,16 @@ def write_extents(
             piece = piece[written:]
 
 
-def _make_symlink(entry: Entry, parent: int, name: bytes) -> None:
+def make_symlink(entry: Entry, parent: int, name: bytes) -> None:
+    """Make a symbolic link; its name must be free."""
     if not entry.linkname:
         raise InvalidArchive(f"{shown(entry.name)} is a symbolic link to nothing")
     os.symlink(entry.linkname, name, dir_fd=parent)
     attributes.set_on_link(parent, name, entry)
 
 
-def _make_node(entry: Entry, parent: int, name: bytes) -> None:
+def make_node(entry: Entry, parent: int, name: bytes) -> None:
+    """Make a FIFO or a device; its name must be free."""
     if entry.type == tar.FIFO:
         os.mkfifo(name, entry.mode & 0o777, dir_fd=parent)
     else:

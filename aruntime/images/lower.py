@@ -94,3 +94,26 @@ def is_opaque(directory: int) -> bool:
         if error.errno in NO_XATTR:
             return False
         raise
+
+
+def names(layers: Sequence[str], path: bytes) -> set[bytes]:
+    """Return what the layers show in a directory; nothing if they show none there."""
+    candidates: set[bytes] = set()
+    for layer in layers:
+        walk = _Walk(os.open(layer, _FLAGS))
+        try:
+            status = walk.follow(path)
+            if status is not None and stat.S_ISDIR(status.st_mode):
+                fd = os.open(path.rpartition(b"/")[2], _FLAGS, dir_fd=walk.fd)
+                try:
+                    candidates.update(map(os.fsencode, os.listdir(fd)))
+                finally:
+                    os.close(fd)
+        finally:
+            os.close(walk.fd)
+    shown: set[bytes] = set()
+    for name in candidates:
+        with find(layers, path + b"/" + name) as found:
+            if found is not None:
+                shown.add(name)
+    return shown

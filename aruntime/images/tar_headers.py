@@ -10,6 +10,7 @@ blocks. Standard library only.
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Mapping
 
 from aruntime.images import tar
 from aruntime.images.tar import BLOCK, XATTR_PREFIX, Entry
@@ -30,16 +31,45 @@ def entry(name: bytes, kind: int, **fields: object) -> Entry:
 
 def encode(found: Entry) -> bytes:
     """Return the header blocks of an entry; content and padding are the caller's."""
+    return _member(found, {}).tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def encode_sparse(found: Entry) -> bytes:
+    """Return the header blocks and the map of a sparse file; its pieces and padding follow.
+
+    GNU format 1.0 (GNU tar manual, "Storing Sparse Files"): the map leads the content, in whole
+    blocks, and counts as content.
+    """
+    extents = found.extents or []
+    numbers = [len(extents), *(number for extent in extents for number in extent)]
+    lines = b"".join(b"%d\n" % number for number in numbers)
+    lines += padding(len(lines))
+    directory, _, name = found.name.rpartition(b"/")
+    member = _member(
+        found._replace(
+            name=(directory or b".") + b"/GNUSparseFile.0/" + name,
+            size=len(lines) + sum(length for _, length in extents),
+        ),
+        {
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": _text(found.name),
+            "GNU.sparse.realsize": str(found.real_size),
+        },
+    )
+    return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + lines
+
+
+def _member(found: Entry, records: Mapping[str, str]) -> tarfile.TarInfo:
     member = tarfile.TarInfo(_text(found.name))
     member.type = bytes([found.type])
     member.mode, member.uid, member.gid = found.mode, found.uid, found.gid
     member.size, member.mtime = found.size, found.mtime_ns // NANOSECONDS
     member.linkname = _text(found.linkname)
     member.devmajor, member.devminor = found.major, found.minor
-    member.pax_headers = {
-        f"{XATTR_PREFIX}{_text(name)}": _text(value) for name, value in found.xattrs.items()
-    }
-    return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    xattrs = {f"{XATTR_PREFIX}{_text(name)}": _text(value) for name, value in found.xattrs.items()}
+    member.pax_headers = {**xattrs, **records}
+    return member
 
 
 def padding(size: int) -> bytes:

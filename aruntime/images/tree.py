@@ -60,12 +60,19 @@ class Tree:
 
     Args:
         path: of the root directory, which exists.
+        base: descriptor of the directory that a relative path starts from; stays the caller's.
         implied: called with the path of each parent directory that had to be made because no
             entry came before what is in it.
     """
 
-    def __init__(self, path: str, implied: Callable[[bytes], None] = lambda path: None) -> None:
-        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def __init__(
+        self,
+        path: str,
+        implied: Callable[[bytes], None] = lambda path: None,
+        *,
+        base: int | None = None,
+    ) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base)
         self._implied = implied
         self._open: dict[bytes, int] = {}
         self._stale = False

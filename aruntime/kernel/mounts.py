@@ -92,6 +92,27 @@ AT_RECURSIVE = 0x8000
 
 # include/uapi/linux/magic.h
 PROC_SUPER_MAGIC = 0x9FA0
+KERNEL_VIEWS = frozenset(
+    {
+        PROC_SUPER_MAGIC,
+        0x62656572,  # sysfs
+        0x0027E0EB,  # cgroup
+        0x63677270,  # cgroup2
+        0x64626720,  # debugfs
+        0x74726163,  # tracefs
+        0x73636673,  # securityfs
+        0x62656570,  # configfs
+        0xCAFE4A11,  # bpf
+        0x6165676C,  # pstore
+        0xDE5E81E4,  # efivarfs
+        0x42494E4D,  # binfmt_misc
+        0x65735543,  # fusectl
+        0xF97CFF8C,  # selinuxfs
+        0x19800202,  # mqueue
+        0x00001CD1,  # devpts
+    }
+)
+"""File systems (linux/magic.h) whose files show the kernel's state and are kept nowhere."""
 SYSFS_MAGIC = 0x62656572
 TMPFS_MAGIC = 0x01021994
 OVERLAYFS_SUPER_MAGIC = 0x794C7630

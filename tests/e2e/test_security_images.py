@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests import archives
-from tests.harness import RunningDaemon
+from tests.harness import RunningDaemon, wait_until
+from tests.programs import SWAP_FOR_EVER
 from tests.terminal import Terminal
 
 pytestmark = pytest.mark.e2e
@@ -322,3 +323,91 @@ def test_a_layer_that_is_not_what_its_digest_says(
 
     assert done.returncode != 0
     assert "forged" not in shared_daemon.out("images")
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_copying_loads_nothing_of_the_container(
+    shared_daemon: RunningDaemon, trap: Trap, tmp_path: Path, running: bool
+) -> None:
+    """CVE-2019-14271: what cp and export need is loaded before they enter a container.
+
+    Libraries and modules of the image are pipes: whoever opened one would wait for ever.
+    """
+    traps = (
+        "etc/ld.so.preload", "etc/ld.so.cache", "etc/nsswitch.conf", "etc/localtime", "pyvenv.cfg",
+        "lib/x86_64-linux-gnu/libnss_files.so.2", "usr/lib/python3.11/os.py",
+        "usr/lib/locale/locale-archive", "usr/lib/python3.11/encodings/__init__.py",
+    )  # fmt: skip
+    image = trap(*(archives.entry(name, tarfile.FIFOTYPE) for name in traps))
+    verb = ("run", "-d") if running else ("create",)
+    name = shared_daemon.out(*verb, "--network", "none", image, "sleep", "999")
+
+    shared_daemon.run("cp", f"{name}:/bin/busybox", str(tmp_path), timeout=20)
+    shared_daemon.run("cp", str(tmp_path / "busybox"), f"{name}:/tmp/", timeout=20)
+    shared_daemon.run("export", "-o", str(tmp_path / "e"), name, timeout=20)
+    shared_daemon.run("diff", name, timeout=20)
+    shared_daemon.run("commit", name, "loads:nothing", timeout=20)
+    shared_daemon.run("rmi", "loads:nothing")
+
+
+def test_copying_while_paths_are_exchanged(
+    shared_daemon: RunningDaemon, busybox_tar: bytes, canary: Path, tmp_path: Path
+) -> None:
+    """CVE-2018-15664: a directory that is now one, now a link to / leads nowhere but inside."""
+    daemon = shared_daemon
+    with tarfile.open(fileobj=io.BytesIO(busybox_tar)) as base:
+        kept = [(one, (base.extractfile(one) or io.BytesIO()).read() if one.isreg() else b"")
+                for one in base.getmembers()]  # fmt: skip
+    daemon.run(
+        "import", "-", "swap",
+        stdin=archives.tar(*kept, archives.file("swap", SWAP_FOR_EVER, mode=0o755)),
+    )  # fmt: skip
+    script = f"mkdir -p /a{canary} {canary}; ln -s / /l; echo inside > /a{canary}/file; exec /swap"
+    daemon.run("run", "-d", "--name", "swapping", "--cpus", "0.5", "swap", "sh", "-c", script)
+    (tmp_path / "in").write_text("planted")
+    got = tmp_path / "got"
+    for _ in range(6):
+        daemon.run("cp", f"swapping:/a{canary}/file", str(got), code=None)
+        assert not got.exists() or got.read_text() in ("inside\n", "planted")
+        daemon.run("cp", str(tmp_path / "in"), f"swapping:/a{canary}/file", code=None)
+        daemon.run("exec", "swapping", "sh", "-c", f"echo inside > /a{canary}/file", code=None)
+        assert untouched(canary)
+        got.unlink(missing_ok=True)
+    daemon.run("rm", "-f", "swapping")
+    daemon.run("rmi", "swap")
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_copying_to_a_link_out(
+    shared_daemon: RunningDaemon, canary: Path, tmp_path: Path, running: bool
+) -> None:
+    """CVE-2021-41089: what a link in the container points at is in the container."""
+    daemon = shared_daemon
+    daemon.run("run", "--name", "linked", "busybox", "ln", "-s", f"{canary}/file", "/d")
+    if running:
+        daemon.run("rm", "linked")
+        daemon.run("run", "-d", "--name", "linked", "busybox", "sh", "-c",
+                   f"ln -s {canary}/file /d; ln -s {canary} /e; sleep 999")  # fmt: skip
+        wait_until(lambda: "/e" in daemon.out("diff", "linked"))
+    (tmp_path / "in").write_text("planted")
+    (tmp_path / "dir").mkdir()
+    for source, target in (("in", "/d"), ("dir/.", "/d"), ("in", "/e/file"), ("dir", "/e")):
+        daemon.run("cp", f"{tmp_path}/{source}", f"linked:{target}", code=None)
+        assert untouched(canary)
+    assert daemon.run("cp", "-L", "linked:/d", str(tmp_path / "out"), code=None).returncode != 0
+    daemon.run("rm", "-f", "linked")
+
+
+def test_devices_and_setuid_files_of_a_container(
+    shared_daemon: RunningDaemon, tmp_path: Path
+) -> None:
+    """A copy on the host gives nobody a device or root; -a is for those who mean it."""
+    daemon = shared_daemon
+    script = "mkdir /x; mknod /x/disk b 8 0; cp /bin/busybox /s; chmod 6755 /s"
+    daemon.run("run", "--name", "maker", "busybox", "sh", "-c", script)
+    assert "is a device" in daemon.run("cp", "maker:/x", str(tmp_path), code=125).stderr
+    daemon.run("cp", "maker:/s", str(tmp_path))
+    assert (tmp_path / "s").stat().st_mode & 0o7777 == 0o755
+    daemon.run("cp", "-a", "maker:/s", str(tmp_path / "trusted"))
+    assert (tmp_path / "trusted").stat().st_mode & 0o7777 == 0o6755
+    daemon.run("rm", "maker")

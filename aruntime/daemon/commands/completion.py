@@ -76,6 +76,8 @@ async def run_complete(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     elif kind == "networks":
         own = (one for one in daemon.networks if one is not daemon.networks.default)
         names = sorted(network.name for network in own)
+    elif kind == "cp":
+        names = [f"{name}:" for name in container_names(daemon.supervisor, "", typed)]
     else:
         names = container_names(daemon.supervisor, kind, typed)
     await session.out("".join(f"{name}\n" for name in names))

@@ -7,6 +7,7 @@ those are written on the event loop. What a failed command has written so far st
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -19,6 +20,7 @@ from aruntime.errors import UsageError
 from aruntime.images.compression import write_all
 
 FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+PIPE_BYTES = 1 << 20
 MODE = 0o600
 """An image may hold secrets (docker's mode for what ``save -o`` writes)."""
 
@@ -62,6 +64,48 @@ async def opened(session: Session, path: str) -> AsyncIterator[Write]:
         return
     async with trio.lowlevel.FdStream(fd) as stream:
         yield stream.send_all
+
+
+@contextlib.asynccontextmanager
+async def descriptor(session: Session, path: str) -> AsyncIterator[int]:
+    """Yield a descriptor for a child to write to: a file of the client's, or its stdout.
+
+    Raises:
+        OSError: the client cannot open the file.
+    """
+    if not path:
+        async with piped(session) as fd:
+            yield fd
+        return
+    fd = await session.open(path, FLAGS, MODE)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.asynccontextmanager
+async def piped(session: Session) -> AsyncIterator[int]:
+    """Yield a descriptor that a child writes to and the client's standard output gets."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    with contextlib.suppress(OSError):  # more than one user's share of pipe memory
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    session.open_ended = True
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_pass_on, reading, session)
+            yield writing
+            os.close(writing)
+            writing = -1
+    finally:
+        if writing >= 0:
+            os.close(writing)
+
+
+async def _pass_on(fd: int, session: Session) -> None:
+    async with trio.lowlevel.FdStream(fd) as pipe:
+        while chunk := await pipe.receive_some(PIPE_BYTES):
+            await session.out(chunk)
 
 
 async def copy(chunks: Iterator[bytes], write: Write) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aruntime.daemon import unpacking
+from aruntime.daemon import children
 from aruntime.errors import (
     ImageInUse,
     ImageNotFound,
@@ -224,7 +224,7 @@ def test_a_killed_import_leaves_a_clean_store(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)],
         stdin=subprocess.PIPE,
-        cwd=unpacking.PACKAGES,
+        cwd=children.PACKAGES,
     ) as daemon:
         assert daemon.stdin is not None
         daemon.stdin.write(rootfs(b"x" * 100_000)[:60_000])

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from aruntime.daemon.unpacking import CHILD, PACKAGES
+from aruntime.daemon.children import PACKAGES
+from aruntime.daemon.unpacking import CHILD
 from aruntime.images.compression import Limits
 from aruntime.kernel import capabilities
 from tests import archives
@@ -33,7 +34,7 @@ def start(base: Path, archive: int, parent: int | None = None) -> subprocess.Pop
         "limits": list(Limits()),
     }
     return subprocess.Popen(
-        [sys.executable, "-I", CHILD, PACKAGES, json.dumps(request)],
+        [sys.executable, "-I", f"{PACKAGES}/aruntime/{CHILD}", PACKAGES, json.dumps(request)],
         stdout=subprocess.PIPE,
         pass_fds=(archive,),
     )
