@@ -135,11 +135,12 @@ def test_a_container_outlives_its_image(daemon: RunningDaemon) -> None:
 
 def test_images_outlive_the_daemon(daemon: RunningDaemon) -> None:
     """A killed daemon's images are there for the next."""
-    before = daemon.out("images", "--format", "json")
+    shown = "{{.ID}} {{.Repository}}:{{.Tag}} {{.CreatedAt}} {{.Size}} {{.Digest}}"
+    before = daemon.out("images", "--format", shown)
     daemon.kill()
     daemon.start()
 
-    assert daemon.out("images", "--format", "json") == before
+    assert daemon.out("images", "--format", shown) == before
     assert daemon.out("run", "--rm", "busybox", "echo", "works") == "works"
 
 

@@ -123,6 +123,9 @@ _aruntime() {
     elif ((most >= 0 && arguments >= most)); then return
     elif [[ $completes == files ]]; then __aruntime_paths -f
     elif [[ $completes == shells ]]; then __aruntime_words 'bash zsh'
+    elif [[ $completes == cp ]]; then
+        __aruntime_offer < <(__aruntime_names cp)
+        __aruntime_paths -f
     elif [[ -n $completes ]]; then __aruntime_offer < <(__aruntime_names "$completes")
     fi
 }

@@ -30,6 +30,15 @@ _aruntime_names() {
   (( $#names )) && compadd -a names
 }
 
+# A container with its colon, or a file of the host.
+_aruntime_cp() {
+  local address=${aruntime_host:-${ARUNTIME_HOST:-unix://${ARUNTIME_RUN_DIR:-/run/aruntime}/aruntime.sock}}
+  local -a names
+  names=(${(f)"$(aruntime --host "$address" __complete -- cp "$PREFIX" 2>/dev/null)"})
+  (( $#names )) && compadd -S '' -a names
+  _files
+}
+
 # Words that are known, and then the names of the first argument's kind.
 _aruntime_words() {
   local kind=$1
@@ -150,6 +159,8 @@ def _arguments(command: Command) -> list[str]:
         names = f"({' '.join(SHELLS)})"
     if command.completes == FILES:
         return ["'*:file:_files'"]
+    if command.completes == "cp":
+        return ["'1:source:_aruntime_cp'", "'2:destination:_aruntime_cp'"]
     if not command.completes:
         return []
     if not command.interspersed:
