@@ -137,6 +137,8 @@ class ContainerConfig(msgspec.Struct, kw_only=True):
     connections: list[Connection] = []
     """The bridge networks it is in, in the order of its interfaces; that of ``network_mode`` first.
     Empty: the one that ``network_mode`` names, if it names one."""
+    unconnected: bool = False
+    """It was taken out of all its networks."""
     pid_mode: str = ""
     """Empty (own namespace), ``host`` or ``container:ID``; ipc and uts likewise."""
     ipc_mode: str = ""
@@ -181,6 +183,11 @@ class ContainerConfig(msgspec.Struct, kw_only=True):
     def networks(self) -> list[Connection]:
         """The bridge networks it is in, in the order of its interfaces."""
         mode = self.network_mode
-        if self.connections or mode in ("host", "none") or mode.startswith("container:"):
+        if (
+            self.connections
+            or self.unconnected
+            or mode in ("host", "none")
+            or mode.startswith("container:")
+        ):
             return self.connections
         return [Connection(network=mode)]

@@ -86,6 +86,8 @@ class ContainerState(msgspec.Struct, kw_only=True):
     """``run`` made it, to be started at once: a daemon that dies before that keeps nothing."""
     stopped_by_user: bool = False
     """``stop`` was the last word: the policy unless-stopped keeps it down."""
+    interfaces: int = 0
+    """How many interfaces (eth0 …) it has had in the present run; their numbers stay used."""
     ports: list[PublishedPort] = []
     """What it has published in the present run."""
     log_dropped_bytes: int = 0

@@ -25,7 +25,7 @@ import trio
 from aruntime.cgroups.driver import Cgroup
 from aruntime.container import logfile, store
 from aruntime.container.state import Status
-from aruntime.daemon import connections, directories, execs, life, unpacking
+from aruntime.daemon import connections, directories, execs, joining, life, unpacking
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.pump import LogSink
 from aruntime.daemon.record import Container, Exec, Input, Streams
@@ -78,9 +78,12 @@ async def adopt_all(parts: Parts, supervisor: Supervisor, held: list[Reply]) -> 
         adopt_exec(parts, supervisor, reply)
     for stray in inits.values():
         await discard_stray(parts, stray)
-    await trio.to_thread.run_sync(
+    freed = await trio.to_thread.run_sync(
         connections.reconcile, parts, [item for item in supervisor if item.is_running]
     )
+    for container in supervisor:
+        if container.is_running and container.id in freed:
+            await trio.to_thread.run_sync(joining.repair, parts, container)
     await remove_stray_cgroups(parts, supervisor)
     # Layers that a killed daemon left without an image; no container is unknown by now.
     await trio.to_thread.run_sync(parts.images.collect, lambda: unpacking.holders(supervisor))

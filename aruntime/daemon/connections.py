@@ -47,9 +47,14 @@ def is_shared(container: Container) -> bool:
 
 
 def request(
-    container: Container, connection: Connection, interface: int, *, default_route: bool
+    container: Container,
+    connection: Connection,
+    interface: int,
+    *,
+    default_route: bool,
+    netns_fd: int = -1,
 ) -> Request:
-    """Return what a container asks of one network."""
+    """Return what a container asks of one network; see ``Request``."""
     return Request(
         container_id=container.id,
         interface=interface,
@@ -58,6 +63,7 @@ def request(
         ip6=connection.ip6,
         mac=connection.mac,
         hairpin=bool(container.config.ports),
+        netns_fd=netns_fd,
         name=container.config.name,
         aliases=connection.aliases,
     )
@@ -79,11 +85,20 @@ def publish(parts: Parts, container: Container) -> None:
             f"ports of container {config.name} cannot be published: an internal network has no "
             "way in; connect it to another one, or leave -p out"
         )
-    for change in parts.networks.get(place.network).open_to_loopback():
-        journal.info("network prepared", network=place.network, change=change)
+    open_to_loopback(parts, place)
     container.state.ports = parts.networks.ports.publish(
         container.id, config.name, place.ip, config.ports
     )
+
+
+def open_to_loopback(parts: Parts, place: Endpoint) -> None:
+    """Let ``localhost`` of the host reach what is published at a place; log what it took.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    for change in parts.networks.get(place.network).open_to_loopback():
+        journal.info("network prepared", network=place.network, change=change)
 
 
 def way_out(parts: Parts, container: Container) -> Endpoint | None:
@@ -112,7 +127,7 @@ def resume(parts: Parts, container: Container) -> None:
     if place is None or not container.state.ports:
         return
     try:
-        parts.networks.get(place.network).open_to_loopback()
+        open_to_loopback(parts, place)
         parts.networks.ports.restore(
             container.id, container.config.name, place.ip, container.state.ports
         )

@@ -126,6 +126,7 @@ def attach_network(parts: Parts, container: Container) -> tuple[list[dict[str, A
     if not requests:
         return ([] if connections.is_shared(container) else [without_network()]), ""
     attachments = parts.networks.attach(requests)
+    container.state.interfaces = len(requests)
     for attachment in attachments:
         for repair in attachment.repairs:
             journal.warning("network repaired", network=attachment.network, change=repair)

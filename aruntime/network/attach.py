@@ -116,6 +116,8 @@ class Network:
         with self._lock:
             mtu = self.definition.mtu
             self._bridge_ifindex, changes = bridges.ensure(self.bridge, self.gateways, mtu)
+            links = [lease.host_ifname for lease in self._leases.all()]
+            changes += bridges.ensure_ports(self.bridge, links)
             if self._is_published:
                 changes += bridges.ensure_localnet(self.bridge)
             if not self.definition.internal:
@@ -265,6 +267,18 @@ class Network:
         ifindex = self.ifindex(container_id)
         if ifindex is not None:
             live.send(encode.encode_removal(ifindex))
+
+    def silence(self, container_id: str) -> None:
+        """Take down the host's end of a running container's link: no packet passes any more.
+
+        Nothing happens when it has none.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        ifindex = self.ifindex(container_id)
+        if ifindex is not None:
+            live.send(encode.encode_down(ifindex))
 
     def ifindex(self, container_id: str) -> int | None:
         """Return the index of the container's host link; by its name after a daemon's restart.

@@ -15,7 +15,7 @@ Out of scope: what leaves the host (nat), the containers' links (encode).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
@@ -96,6 +96,24 @@ def ensure_forwarding(path: Path = FORWARDING) -> list[str]:
         return []
     path.write_text("1\n")
     return ["set net.ipv4.ip_forward to 1"]
+
+
+def ensure_ports(name: str, links: Collection[str]) -> list[str]:
+    """Make those of the links that are there ports of the bridge; return what had to be changed.
+
+    A bridge that was deleted and made anew has lost the links of the containers that run.
+    """
+    if not links:
+        return []
+    changes = []
+    with _netlink(name) as ipr:
+        bridge = _find(ipr, name)
+        for link in ipr.get_links() if bridge is not None else ():
+            ifname = link.get_attr("IFLA_IFNAME")
+            if ifname in links and link.get_attr("IFLA_MASTER") != bridge["index"]:
+                ipr.link("set", index=link["index"], master=bridge["index"])
+                changes.append(f"made {ifname} a port of {name} again")
+    return changes
 
 
 def ensure_localnet(name: str) -> list[str]:

@@ -97,6 +97,18 @@ class Publisher:
             finally:
                 self._held[container_id] = _Holding(name, tuple(ports), fd)
 
+    def move(self, container_id: str, address: str) -> None:
+        """Lead a container's ports to another address of it; nothing happens when it has none.
+
+        Raises:
+            Unavailable, OSError: nft or the kernel refused.
+        """
+        with self._lock:
+            held = self._held.get(container_id)
+            if held is not None:
+                self._table.drop(container_id)
+                self._table.put(container_id, [entry(port, address) for port in held.ports])
+
     def settle(self) -> None:
         """Remove what a former daemon published and nobody took over; repair the rest.
 

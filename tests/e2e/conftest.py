@@ -32,7 +32,7 @@ def debian_daemon(shared_daemon: RunningDaemon, debian_tar: Path) -> RunningDaem
 
 @pytest.fixture(autouse=True)
 def no_containers_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Remove the containers that a test leaves to a daemon it shares with others."""
+    """Remove the containers and networks that a test leaves to a daemon it shares with others."""
     if "shared_daemon" not in request.fixturenames:
         yield
         return
@@ -42,3 +42,5 @@ def no_containers_left(request: pytest.FixtureRequest) -> Iterator[None]:
     left = daemon.container_ids() - before
     if left:
         daemon.run("rm", "-f", "-v", *left)
+    if daemon.process is not None and daemon.out("network", "ls", "-qf", "type=custom"):
+        daemon.run("network", "prune", "-f")

@@ -206,7 +206,122 @@ def test_networks_survive_the_daemon(daemon: RunningDaemon) -> None:
     assert "made bridge" in daemon.log
     daemon.run("run", "-d", "--name", "two", "--network", "kept", "busybox", "sleep", "999")
     assert address(daemon, "kept", "two") != held
+    daemon.run("exec", "two", "ping", "-c", "1", "-W", "5", held)
     daemon.run("rm", "-f", "one", "two")
     daemon.run("network", "rm", "kept")
     wait_until(lambda: bridge not in subprocess.run(
         ["ip", "link"], capture_output=True, text=True, check=True).stdout)  # fmt: skip
+
+
+def links(daemon: RunningDaemon, name: str) -> list[str]:
+    """Return the links inside a container."""
+    return daemon.out("exec", name, "ls", "/sys/class/net").split()
+
+
+def way_out(daemon: RunningDaemon, name: str) -> str:
+    """Return the link by which a container reaches out, empty without one."""
+    routes = daemon.out("exec", name, "ip", "route").splitlines()
+    return "".join(line.split()[4] for line in routes if line.startswith("default "))
+
+
+def test_connect_and_disconnect(shared_daemon: RunningDaemon) -> None:
+    """A running container gets and loses networks, its way out and its ports go along."""
+    daemon = shared_daemon
+    for name in ("blue", "green"):
+        daemon.run("network", "create", name)
+    daemon.run("network", "create", "--internal", "inner")
+    greet = ("sh", "-c", "while :; do echo hello | nc -l -p 80; done")
+    daemon.run("run", "-d", "--name", "one", "--network", "inner", "busybox", *greet)
+    assert way_out(daemon, "one") == ""
+
+    daemon.run("network", "connect", "--alias", "eins", "blue", "one")
+    assert links(daemon, "one") == ["eth0", "eth1", "lo"]
+    assert way_out(daemon, "one") == "eth1"
+    found = json.loads(daemon.out("inspect", "one"))[0]["NetworkSettings"]["Networks"]
+    assert list(found) == ["inner", "blue"]
+    assert found["blue"]["Aliases"] == ["eins"]
+    daemon.run("run", "--rm", "--network", "blue", "busybox", "ping", "-c", "1", "-W", "5",
+               found["blue"]["IPAddress"])  # fmt: skip
+    again = daemon.run("network", "connect", "blue", "one", code=125)
+    assert "endpoint with name one already exists in network blue" in again.stderr
+
+    daemon.run("network", "connect", "green", "one")
+    daemon.run("network", "disconnect", "blue", "one")
+    assert links(daemon, "one") == ["eth0", "eth2", "lo"]
+    assert way_out(daemon, "one") == "eth2"
+    # What the link that is gone has carried is not forgotten: a ping's 98 bytes, and its ARP.
+    received = "aruntime_container_network_receive_bytes_total"
+    assert daemon.metric(received, name="one", interface="eth1") >= 98
+    daemon.run("network", "rm", "blue")
+    daemon.run("network", "connect", "bridge", "one")
+    assert "eth3" in links(daemon, "one")
+    gone = daemon.run("network", "disconnect", "bridge", "one")
+    assert gone.stdout == ""
+    missing = daemon.run("network", "disconnect", "bridge", "one", code=125)
+    assert "container one is not connected to network bridge" in missing.stderr
+
+    daemon.run("restart", "-t", "0", "one")
+    assert links(daemon, "one") == ["eth0", "eth1", "lo"]
+    for name in ("inner", "green"):
+        daemon.run("network", "disconnect", name, "one")
+    assert links(daemon, "one") == ["lo"]
+    assert daemon.out("inspect", "-f", "{{json .NetworkSettings.Networks}}", "one") == "{}"
+    daemon.run("restart", "-t", "0", "one")
+    assert links(daemon, "one") == ["lo"]
+    daemon.run("stop", "-t", "0", "one")
+    daemon.run("network", "connect", "green", "one")
+    daemon.run("start", "one")
+    assert links(daemon, "one") == ["eth0", "lo"]
+    daemon.run("rm", "-f", "one")
+    refused = daemon.run("network", "connect", "host", "x", code=125)
+    assert "host is a pre-defined network and no container can be connected" in refused.stderr
+    daemon.run("create", "--name", "own", "--network", "none", "busybox", "true")
+    refused = daemon.run("network", "connect", "green", "own", code=125)
+    assert "private (none) mode" in refused.stderr
+    daemon.run("rm", "own")
+    daemon.run("network", "rm", "inner", "green")
+
+
+def test_prune(shared_daemon: RunningDaemon) -> None:
+    """Networks that no container is in, stopped ones counted; only after yes, or with -f."""
+    daemon = shared_daemon
+    for name in ("used", "free", "kept"):
+        label = ("--label", "keep") if name == "kept" else ()
+        daemon.run("network", "create", *label, name)
+    daemon.run("create", "--name", "idle", "--network", "used", "busybox", "true")
+    asked = daemon.run("network", "prune", stdin=b"n\n")
+    assert asked.stdout.endswith("Are you sure you want to continue? [y/N] ")
+    assert daemon.run("network", "prune", "-f", "--filter", "until=1h").stdout == ""
+    done = daemon.run("network", "prune", "--filter", "label!=keep", stdin=b"y\n")
+    assert done.stdout.endswith("[y/N] Deleted Networks:\nfree\n\n")
+    assert daemon.out("network", "prune", "-f") == "Deleted Networks:\nkept\n"
+    daemon.run("rm", "idle")
+    assert daemon.out("network", "prune", "-f") == "Deleted Networks:\nused\n"
+    wrong = daemon.run("network", "prune", "-f", "--filter", "colour=red", code=125)
+    assert "invalid filter 'colour'" in wrong.stderr
+
+
+def test_a_disconnection_that_was_cut_off_is_ended(daemon: RunningDaemon) -> None:
+    """config.json is the word: a link it does not name goes, ports and way out move on."""
+    daemon.run("network", "create", "blue")
+    daemon.run("network", "create", "green")
+    daemon.run("run", "-d", "--name", "one", "--network", "blue", "--network", "green",
+               "-P", "--expose", "80", "busybox", "sleep", "999")  # fmt: skip
+    held = address(daemon, "green", "one")
+    daemon.kill()
+    (config,) = (daemon.root / "containers").glob("*/config.json")
+    content = json.loads(config.read_text())
+    content["connections"] = [one for one in content["connections"] if one["network"] == "green"]
+    config.write_text(json.dumps(content))
+    daemon.start()
+
+    assert links(daemon, "one") == ["eth1", "lo"]
+    assert way_out(daemon, "one") == "eth1"
+    assert not list((daemon.root / "networks/blue/leases").iterdir())
+    table = subprocess.run(
+        ["/usr/sbin/nft", "list", "table", "ip", f"{daemon.bridge}-ports"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert f": {held} . 80" in table
+    daemon.run("rm", "-f", "one")
+    daemon.run("network", "rm", "blue", "green")

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
-from aruntime.daemon import networking
+from aruntime.daemon import joining, networking
 from aruntime.daemon.commands import network_rows
 from aruntime.daemon.commands.flags import PROGRAM, Command, Flag, Parsed
 from aruntime.daemon.commands.listing import render_rows
+from aruntime.daemon.commands.run_networks import (
+    Attachment,
+    connection_of,
+    parse_ip4,
+    parse_ip6,
+    parse_mac,
+)
+from aruntime.daemon.commands.run_values import parse_domain
+from aruntime.daemon.commands.values import parse_moment
 from aruntime.daemon.session import Session
-from aruntime.errors import AruntimeError, Conflict, InvalidParameter, os_error_text
-from aruntime.network import Wanted
+from aruntime.errors import (
+    AruntimeError,
+    Conflict,
+    InvalidParameter,
+    NetworkNotFound,
+    os_error_text,
+)
+from aruntime.network import Network, Wanted
 from aruntime.network.definition import OPTION_BRIDGE, OPTION_MTU, OPTIONS, check_mtu
 
 if TYPE_CHECKING:
@@ -116,7 +132,8 @@ async def run_rm(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     failed = False
     for reference in parsed.args:
         try:
-            await networking.remove(daemon.parts, removable(daemon, reference))
+            network = own_network(daemon, reference, "cannot be removed")
+            await networking.remove(daemon.parts, network)
             await session.out(f"{reference}\n")
         except (AruntimeError, OSError) as error:
             missing = isinstance(error, AruntimeError) and error.HTTP_STATUS == 404
@@ -126,8 +143,11 @@ async def run_rm(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     return 1 if failed else 0
 
 
-def removable(daemon: Daemon, reference: str) -> Any:
+def own_network(daemon: Daemon, reference: str, refusal: str) -> Network:
     """Return the network that a name or an id means.
+
+    Args:
+        refusal: what is said of a network that has no link of its own.
 
     Raises:
         NetworkNotFound: none, or several.
@@ -135,10 +155,101 @@ def removable(daemon: Daemon, reference: str) -> Any:
     """
     shown = network_rows.find_shown(daemon.networks, reference)
     if shown.definition is None:
-        raise Conflict(f"{shown.name} is a pre-defined network and cannot be removed")
+        raise Conflict(f"{shown.name} is a pre-defined network and {refusal}")
     return daemon.networks.get(shown.name)
 
 
+async def run_connect(_session: Session, parsed: Parsed, daemon: Daemon) -> int:
+    """Put a container into a network."""
+    name, reference = parsed.args
+    wanted = Attachment(
+        name,
+        tuple(parsed.strings("alias")),
+        parsed.string("ip"),
+        parsed.string("ip6"),
+        parsed.string("mac-address"),
+    )
+    refusal = "no container can be connected to it: it is chosen when the container is created"
+    connection = connection_of(wanted, lambda text: own_network(daemon, text, refusal).definition)
+    await joining.connect(daemon.parts, daemon.supervisor.find(reference), connection)
+    return 0
+
+
+async def run_disconnect(_session: Session, parsed: Parsed, daemon: Daemon) -> int:
+    """Take a container out of a network."""
+    name, reference = parsed.args
+    container = daemon.supervisor.find(reference)
+    if all(one.network != name for one in container.config.networks):
+        name = network_rows.find_shown(daemon.networks, name).name
+    await joining.disconnect(daemon.parts, container, name)
+    return 0
+
+
+async def run_prune(session: Session, parsed: Parsed, daemon: Daemon) -> int:
+    """Remove the networks that no container, running or not, is in."""
+    chosen = unused(daemon, parsed.filters())
+    if not parsed.boolean("force") and not await confirmed(session, PRUNE_QUESTION):
+        return 0
+    removed = []
+    for network in chosen:
+        try:
+            await networking.remove(daemon.parts, network)
+            removed.append(network.name)
+        except (Conflict, NetworkNotFound):
+            continue  # a container came, or somebody else removed it, meanwhile
+    if removed:
+        await session.out("Deleted Networks:\n" + "".join(f"{name}\n" for name in removed) + "\n")
+    return 0
+
+
+def unused(daemon: Daemon, filters: Mapping[str, list[str]]) -> list[Network]:
+    """Return the networks of users that no container is in, as far as the filters let them.
+
+    Raises:
+        InvalidParameter: an unknown filter, or a time that is none.
+    """
+    for key in filters:
+        if key not in {"label", "label!", "until"}:
+            raise InvalidParameter(f"invalid filter '{key}'; known are label, label! and until")
+    now = time.time_ns()
+    try:
+        limits = [parse_moment(text, now) for text in filters.get("until", [])]
+    except ValueError as error:
+        raise InvalidParameter(f"invalid filter until: {error}") from None
+    used = {one.network for item in daemon.supervisor for one in item.config.networks}
+    return [
+        network
+        for network in daemon.networks
+        if network is not daemon.networks.default
+        and network.name not in used
+        and all(network.definition.created_ns < limit for limit in limits)
+        and all(has_label(network, text) for text in filters.get("label", []))
+        and not any(has_label(network, text) for text in filters.get("label!", []))
+    ]
+
+
+def has_label(network: Network, text: str) -> bool:
+    """Whether a network has a label, ``key`` or ``key=value``."""
+    key, equals, wanted = text.partition("=")
+    found = network.definition.labels.get(key)
+    return found is not None and (not equals or found == wanted)
+
+
+async def confirmed(session: Session, question: str) -> bool:
+    """Ask the user and read a line of the client's input; anything but yes is no."""
+    await session.out(f"{question} [y/N] ")
+    answer = b""
+    async for typed in await session.stdin():
+        answer += typed
+        if b"\n" in answer:
+            break
+    return answer.partition(b"\n")[0].strip().lower() in {b"y", b"yes"}
+
+
+PRUNE_QUESTION = (
+    "WARNING! This will remove all custom networks not used by at least one container.\n"
+    "Are you sure you want to continue?"
+)
 _SWARM = "it is for swarm services"
 _CREATE_FLAGS = (
     Flag("attachable", "", "bool", refused=_SWARM),
@@ -177,6 +288,39 @@ COMMANDS = [
             Flag("quiet", "q", "bool", help="Only display network IDs"),
         ),
         aliases=("network list",), maximum=0,
+    ),
+    Command(
+        "network connect", "Connect a container to a network", run_connect, "NETWORK CONTAINER",
+        (
+            Flag("alias", "", "list", help="Add network-scoped alias for the container",
+                 read=parse_domain),
+            Flag("driver-opt", "", "map", refused="this bridge driver has no such options"),
+            Flag("gw-priority", "", "int", refused="the way out is the first network's with one"),
+            Flag("ip", "", "string", None, "ip", "IPv4 address (e.g., 172.30.100.104)",
+                 read=parse_ip4),
+            Flag("ip6", "", "string", None, "ip", "IPv6 address (e.g., 2001:db8::33)",
+                 read=parse_ip6),
+            Flag("link", "", "list", refused="containers in a network find each other by name"),
+            Flag("link-local-ip", "", "list",
+                 refused="a link has one address of each IP version here"),
+            Flag("mac-address", help="MAC address (e.g., 92:d0:c6:0a:29:33)", read=parse_mac),
+        ),
+        minimum=2, maximum=2, completes="networks",
+    ),
+    Command(
+        "network disconnect", "Disconnect a container from a network", run_disconnect,
+        "NETWORK CONTAINER",
+        (Flag("force", "f", "bool", help="Accepted; a container is always disconnected"),),
+        minimum=2, maximum=2, completes="networks",
+    ),
+    Command(
+        "network prune", "Remove all unused networks", run_prune, "",
+        (
+            Flag("filter", "", "filter", None, "filter",
+                 "Provide filter values (until=24h, label=key=value)"),
+            Flag("force", "f", "bool", help="Do not prompt for confirmation"),
+        ),
+        maximum=0,
     ),
     Command(
         "network rm", "Remove one or more networks", run_rm, NETWORKS,

@@ -120,7 +120,7 @@ def requested_networks(parsed: Parsed, find: FindNetwork) -> tuple[str, list[Con
     if first in WITHOUT_LINKS or first.startswith(JOINED):
         _check_nothing_asked(wanted[0])
         return first, []
-    connections = [_connection(one, find) for one in wanted]
+    connections = [connection_of(one, find) for one in wanted]
     names = [connection.network for connection in connections]
     for name in names:
         if names.count(name) > 1:
@@ -218,7 +218,7 @@ def _check_nothing_asked(one: Attachment) -> None:
         raise InvalidParameter("conflicting options: mac-address and the network mode")
 
 
-def _connection(one: Attachment, find: FindNetwork) -> Connection:
+def connection_of(one: Attachment, find: FindNetwork) -> Connection:
     """Return the connection that a value asks for, checked against the network.
 
     Raises:
