@@ -72,6 +72,11 @@ def main() -> int:
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.stderr.write(f"{USAGE}\n")
         return 2
+    if not sys.flags.safe_path:
+        # -m looks into the working directory first: in a checkout we would link that instead of
+        # what is installed.
+        arguments = [sys.executable, "-P", "-m", "aruntime.cli.link", *sys.argv[1:]]
+        os.execv(sys.executable, arguments)
     try:
         link(Path(sys.argv[1]))
     except (OSError, ValueError) as error:

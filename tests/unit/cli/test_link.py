@@ -56,6 +56,20 @@ def test_link_replaces_what_was_there(tmp_path: Path) -> None:
     assert not (tmp_path / "aruntime").is_symlink()
 
 
+def test_checkout_one_stands_in_is_not_linked(tmp_path: Path) -> None:
+    """The script names the installed package, although another lies in the working directory."""
+    other = tmp_path / "checkout"
+    for package in ("aruntime", "aruntime/cli"):
+        (other / package).mkdir(parents=True)
+        (other / package / "__init__.py").touch()
+    (other / "aruntime/cli/link.py").write_text(Path(link.__file__).read_text())
+    subprocess.run(
+        [sys.executable, "-m", "aruntime.cli.link", str(tmp_path)], cwd=other, check=True
+    )
+    assert str(other) not in (tmp_path / "aruntime").read_text()
+    assert run(tmp_path / "aruntime", "--version") == f"aruntime version {__version__}\n"
+
+
 @pytest.mark.parametrize("interpreter", ["/opt/my python/bin/python", "/" + "x" * 255])
 def test_interpreter_that_no_script_can_name(interpreter: str) -> None:
     """The kernel would take another program, or none."""
