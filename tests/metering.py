@@ -126,6 +126,7 @@ async def metering(
     linger_seconds: float = 180,
     poll_seconds: float = 1,
     slow_seconds: float = 10,
+    ledger_key: Path | None = None,
 ) -> AsyncIterator[Meter]:
     """An open meter whose loops do not run; closed in the end."""
     meter = Meter(
@@ -135,6 +136,7 @@ async def metering(
         linger_seconds=linger_seconds,
         poll_seconds=poll_seconds,
         slow_seconds=slow_seconds,
+        ledger_key=ledger_key,
     )
     await meter.open()
     try:

@@ -270,7 +270,9 @@ async def _close_books(parts: Parts, container: Container, zombie: int) -> None:
     """The last steps of a run, from the final reading to state.json."""
     now = container.state
     code = now.exit_code
-    final = await parts.meter.final(container.id, exit_code=code, zombie_pid=zombie)
+    final = await parts.meter.final(
+        container.id, exit_code=code, zombie_pid=zombie, stopped=now.stopped_by_user
+    )
     now.oom_killed = final.oom_kills > 0
     if container.held_by_shim:
         with contextlib.suppress(AruntimeError):  # a shim that died has nothing left to reap

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import msgspec
 import trio
 
 from aruntime.errors import Unavailable
 from aruntime.metering.account import Account
-from aruntime.metering.chain import HOUR_NS
+from aruntime.metering.chain import HOUR_NS, Head
 from aruntime.metering.clock import WallClock, boot_id, boottime_ns
 from aruntime.metering.commit import GroupCommit
 from aruntime.metering.cutting import Cutter
@@ -70,6 +71,11 @@ class Books:
             self.clock = WallClock(wall_ns=kept["offset_ns"], boot_ns=0)
         else:
             self.commits.offer_note(self.clock_note())
+
+    @property
+    def head(self) -> Head:
+        """The end of the chain on disk."""
+        return self.file.durable.head
 
     def terms(self, about: MeterSubject) -> Terms:
         """What records say of a container from now on."""
@@ -193,6 +199,13 @@ class Books:
         if not interval.ended:
             account = flag_estimate(account, UNREAD)
         return cuts.end(account, "exit", None)
+
+    def end_if_open(self, subject: Subject) -> None:
+        """Offer the end of a life that the ledger has no final record of."""
+        cuts = subject.cuts
+        if cuts.is_open and cuts.interval is not None:
+            subject.update_account(partial(self.end_lost, cuts, cuts.interval))
+            self.offer(subject, "exit")
 
     def usage_records(
         self,

@@ -18,8 +18,10 @@ import msgspec
 from aruntime import __version__
 from aruntime.cgroups.block import BlkioSource
 from aruntime.metering.account import Account, Totals
+from aruntime.metering.books import Books
+from aruntime.metering.chain import Checkpoint
 from aruntime.metering.clock import WallClock, boottime_ns
-from aruntime.metering.export import ContainerView, DaemonView, View
+from aruntime.metering.export import ContainerView, DaemonView, LedgerView, View
 from aruntime.metering.health import Health
 from aruntime.metering.host import HostMeter, has_pressure, memory_bytes
 from aruntime.metering.ledger_file import LedgerFile
@@ -34,9 +36,8 @@ class Frame(NamedTuple):
     host: HostMeter | None
     cgroup_mode: str
     block_sources: Sequence[BlkioSource]
-    pending: int
+    books: Books
     cores: int
-    clock: WallClock
 
 
 class _Instant(NamedTuple):
@@ -49,13 +50,14 @@ def take(file: LedgerFile, subjects: Mapping[str, Subject], frame: Frame) -> Vie
     with file.lock:
         durable = file.durable
         seen = [(subject, subject.account) for subject in list(subjects.values())]
+        ledger = _ledger(durable, file.checkpoint)
     instant = _Instant(
         durable,
         [(subject, steady(account, _committed(durable, subject))) for subject, account in seen],
     )
     tenants = tenant_totals(instant.durable, instant.subjects)
     return View(
-        containers=_containers(instant, frame.clock),
+        containers=_containers(instant, frame.books.clock),
         tenants=tenants,
         tenant_containers=dict(
             Counter(
@@ -64,7 +66,7 @@ def take(file: LedgerFile, subjects: Mapping[str, Subject], frame: Frame) -> Vie
                 if not subject.removed
             )
         ),
-        daemon=_daemon(frame, sum(tenant.cpu_ns for tenant in tenants.values())),
+        daemon=_daemon(frame, sum(tenant.cpu_ns for tenant in tenants.values()), ledger),
     )
 
 
@@ -138,7 +140,17 @@ def _containers(instant: _Instant, clock: WallClock) -> list[ContainerView]:
     ]
 
 
-def _daemon(frame: Frame, attributed_ns: int) -> DaemonView:
+def _ledger(durable: Durable, checkpoint: Checkpoint | None) -> LedgerView:
+    head = durable.head
+    return LedgerView(
+        sequence=head.seq,
+        checkpoint_ns=checkpoint.time_ns if checkpoint is not None else 0,
+        kinds=head.kinds,
+        estimated=head.estimated,
+    )
+
+
+def _daemon(frame: Frame, attributed_ns: int, ledger: LedgerView) -> DaemonView:
     health = frame.health
     return DaemonView(
         version=__version__,
@@ -153,10 +165,11 @@ def _daemon(frame: Frame, attributed_ns: int) -> DaemonView:
         polls_failed=dict(health.polls_failed),
         anomalies=dict(health.anomalies),
         write_errors=health.write_errors,
-        pending=frame.pending,
+        pending=frame.books.commits.pending,
         psi_available=has_pressure(),
         block_sources=tuple(frame.block_sources),
         cpu_cores=frame.cores,
         memory_bytes=memory_bytes(),
         cpu=frame.host.read(attributed_ns) if frame.host is not None else None,
+        ledger=ledger,
     )

@@ -44,7 +44,7 @@ BLOCK_SUMS = ("blk_read", "blk_write", "blk_reads", "blk_writes", "blk_discard")
 NETWORK_SUMS = ("net_receive", "net_transmit", "net_receive_packets", "net_transmit_packets")
 """Names of the sums over all interfaces, in the order of a record's ``net``."""
 
-REASONS = ("hour", "period", "demand", "pruned")
+REASONS = ("hour", "period", "demand", "stop", "pruned")
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +58,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     time_ns: int
     """Unix time at which it was made."""
     reason: str
-    """``hour``; ``period``: a UTC month is over; ``demand``; ``pruned``."""
+    """``hour``; ``period``: a UTC month is over; ``demand``; ``stop`` of the daemon; ``pruned``."""
     seq: int
     """The last record it covers."""
     hash: str

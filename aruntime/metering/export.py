@@ -11,8 +11,9 @@ A view is taken at one instant, so that a tenant's total and its containers' fit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from aruntime.cgroups.block import BlkioSource
@@ -30,6 +31,7 @@ __all__ = [
     "DaemonView",
     "ExportState",
     "FastStats",
+    "LedgerView",
     "MemoryStats",
     "PidsStats",
     "ScrapeExporter",
@@ -62,6 +64,19 @@ class ContainerView(NamedTuple):
     polled_ns: int
 
 
+class LedgerView(NamedTuple):
+    """The ledger on disk."""
+
+    sequence: int = 0
+    """Number of the last record."""
+    checkpoint_ns: int = 0
+    """Unix time of the last checkpoint, 0 before the first."""
+    kinds: Mapping[str, int] = MappingProxyType({})
+    """Records by kind."""
+    estimated: Mapping[str, int] = MappingProxyType({})
+    """Records by reason for which a part of them is an estimate."""
+
+
 class DaemonView(NamedTuple):
     """The meter and its host."""
 
@@ -83,6 +98,7 @@ class DaemonView(NamedTuple):
     cpu_cores: int
     memory_bytes: int
     cpu: HostCpu | None
+    ledger: LedgerView = LedgerView()
 
 
 class ExportState(NamedTuple):

@@ -21,11 +21,11 @@ import msgspec
 
 from aruntime.errors import Unavailable
 from aruntime.metering.account import Account
-from aruntime.metering.chain import Checkpoint, Head, append
+from aruntime.metering.chain import Checkpoint, append
 from aruntime.metering.intervals import Interval
 from aruntime.metering.migration import migrate
 from aruntime.metering.record import genesis
-from aruntime.metering.schema import insert_records, load_head, prepare, set_state
+from aruntime.metering.schema import insert_records, next_head, prepare, set_state
 from aruntime.metering.totals import Durable, Note, Record, TenantTotals, apply, joined
 
 
@@ -176,7 +176,7 @@ class LedgerFile:
         query = "SELECT checkpoint FROM checkpoints ORDER BY n DESC LIMIT 1"
         if row := connection.execute(query).fetchone():
             self.checkpoint = decode(row[0], type=Checkpoint)
-        head: Head = load_head(connection, genesis(self.host_id, self.created_ns))
+        head = next_head(connection, genesis(self.host_id, self.created_ns))
         with self.lock:
             self.durable = Durable(tenants, accounts, {}, intervals, head)
 

@@ -96,23 +96,34 @@ class LedgerReader:
         """
         if self._schema < FIRST_WITH_RECORDS:
             return
-        wanted: list[tuple[str, object]] = [("seq > ?", after_seq)]
-        if since_ns:
-            wanted.append(("max(wall_end, wall_start + 1) > ?", since_ns))
-            wanted.append(("wall_end >= ?", since_ns))
-        if until_ns is not None:
-            wanted.append(("wall_start < ?", until_ns))
-        if tenant is not None:
-            wanted.append(("tenant = ?", tenant))
-        if container_id is not None:
-            wanted.append(("container_id = ?", container_id))
-        where = " AND ".join(term for term, _ in wanted)
+        where, values = _where(since_ns, until_ns, tenant, container_id, after_seq)
         query = f"SELECT record, hash FROM records WHERE {where} ORDER BY seq LIMIT ?"
-        values = [value for _, value in wanted]
         with _refusals(self._path):
             cursor = self._connection.execute(query, (*values, -1 if limit is None else limit))
             for text, digest in cursor:
                 yield decode(text, digest)
+
+    def last(
+        self,
+        count: int,
+        *,
+        since_ns: int = 0,
+        until_ns: int | None = None,
+        tenant: str | None = None,
+        container_id: str | None = None,
+    ) -> list[LedgerRecord]:
+        """The last ones of :meth:`records`, in the order of their numbers.
+
+        Raises:
+            Unavailable: the file cannot be read.
+        """
+        if self._schema < FIRST_WITH_RECORDS:
+            return []
+        where, values = _where(since_ns, until_ns, tenant, container_id, 0)
+        query = f"SELECT record, hash FROM records WHERE {where} ORDER BY seq DESC LIMIT ?"
+        with _refusals(self._path):
+            found = self._connection.execute(query, (*values, count)).fetchall()
+            return [decode(text, digest) for text, digest in reversed(found)]
 
     @contextlib.contextmanager
     def instant(self) -> Iterator[None]:
@@ -210,6 +221,27 @@ class LedgerReader:
                 NEWER_SCHEMA.format(path=self._path, found=found, known=SCHEMA_VERSION)
             )
         return found
+
+
+def _where(
+    since_ns: int,
+    until_ns: int | None,
+    tenant: str | None,
+    container_id: str | None,
+    after_seq: int,
+) -> tuple[str, list[object]]:
+    """A condition on records and its values."""
+    wanted: list[tuple[str, object]] = [("seq > ?", after_seq)]
+    if since_ns:
+        wanted.append(("max(wall_end, wall_start + 1) > ?", since_ns))
+        wanted.append(("wall_end >= ?", since_ns))
+    if until_ns is not None:
+        wanted.append(("wall_start < ?", until_ns))
+    if tenant is not None:
+        wanted.append(("tenant = ?", tenant))
+    if container_id is not None:
+        wanted.append(("container_id = ?", container_id))
+    return " AND ".join(term for term, _ in wanted), [value for _, value in wanted]
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import trio
@@ -22,6 +23,7 @@ from aruntime.cgroups.driver import Driver
 from aruntime.metering import capture, ending, sampler
 from aruntime.metering.account import Account
 from aruntime.metering.books import Books
+from aruntime.metering.checkpoints import Checkpoints
 from aruntime.metering.clock import boottime_ns
 from aruntime.metering.ending import OOM_KILLS, Final
 from aruntime.metering.export import View
@@ -50,11 +52,13 @@ class Meter:
         linger_seconds: how long an ended container's counters are exported.
         network: interface counters by container id, None without networks.
         cores: processors, for the bound of R3.
+        ledger_key: file of the key that signs checkpoints, made if it is not there; None for none.
         on_ledger_failure: ``run`` or ``refuse`` new containers while the disk refuses commits.
 
     Attributes:
         health: what the meter counts about itself.
         rounds: the loops; their periods may be changed while they run.
+        books, checkpoints: the ledger, and what signs it.
         ledger_path: of the file, for readers.
     """
 
@@ -71,6 +75,7 @@ class Meter:
         linger_seconds: float = DEFAULT_LINGER_SECONDS,
         network: NetworkRead | None = None,
         cores: int | None = None,
+        ledger_key: Path | None = None,
         on_ledger_failure: str = "run",
     ) -> None:
         self.linger_seconds = linger_seconds
@@ -79,17 +84,18 @@ class Meter:
         self.ledger_path = path
         self._driver = driver
         self._cores = cores if cores is not None else cpu_count()
-        self._books = Books(path, self.health, on_failure=on_ledger_failure)
+        self.books = Books(path, self.health, on_failure=on_ledger_failure)
         self._roster = Roster(
             driver,
-            self._books,
+            self.books,
             self.health,
             kind=self.subject_type,
             cores=self._cores,
             network=network,
         )
         self._subjects = self._roster.subjects
-        self.rounds = Rounds(self._roster, self._books, self.health, poll_seconds, slow_seconds)
+        self.checkpoints = Checkpoints(self.books, ledger_key)
+        self.rounds = Rounds(self._roster, self.books, self.health, poll_seconds, slow_seconds)
         self._host: HostMeter | None = None
 
     @property
@@ -100,8 +106,7 @@ class Meter:
     @block_sources.setter
     def block_sources(self, sources: list[BlkioSource]) -> None:
         self._roster.block_sources = sources
-        believed = {row.source for row in sources} - {"none"}
-        self._books.blk_source = ",".join(sorted(believed))
+        self.books.blk_source = ",".join(sorted({row.source for row in sources} - {"none"}))
 
     async def open(self) -> None:
         """Open or make the file and load the accounts.
@@ -109,15 +114,16 @@ class Meter:
         Raises:
             Unavailable: the file cannot be opened, is no ledger, or has a newer schema.
         """
-        await trio.to_thread.run_sync(self._books.open)
-        attributed = sum(tenant.cpu_ns for tenant in self._books.file.durable.tenants.values())
+        await trio.to_thread.run_sync(self.books.open)
+        attributed = sum(tenant.cpu_ns for tenant in self.books.file.durable.tenants.values())
         self._host = HostMeter(self._driver.hierarchy, attributed)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Poll and commit until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.rounds.run)
-            nursery.start_soon(self._books.commit_offered)
+            nursery.start_soon(self.books.commit_offered)
+            nursery.start_soon(self.checkpoints.run)
             task_status.started()
 
     async def aclose(self) -> None:
@@ -132,11 +138,12 @@ class Meter:
             await self.rounds.cycle()
             for subject in live:
                 subject.cut("daemon_stop")
-                self._books.offer(subject, "daemon_stop")
-            await self._books.commits.commit()
+                self.books.offer(subject, "daemon_stop")
+            await self.books.commits.commit()
+            await self.checkpoints.make_last()
             for subject in self._subjects.values():
                 subject.release()
-            await trio.to_thread.run_sync(self._books.file.close)
+            await trio.to_thread.run_sync(self.books.file.close)
 
     async def register(self, subject: MeterSubject, *, restarted: bool = False) -> None:
         """Meter a cgroup that was made this instant; call before anything runs in it.
@@ -152,7 +159,7 @@ class Meter:
             FileNotFoundError: the cgroup does not exist.
             Unavailable: the ledger cannot be written and the settings say to refuse then.
         """
-        self._books.require_room()
+        self.books.require_room()
         cgroup = self._roster.cgroup_name(subject)
         account = begin(self._roster.account_of(subject.id), cgroup, boottime_ns(), is_new=True)
         added = self._roster.add(subject, add_restart(account) if restarted else account)
@@ -180,7 +187,7 @@ class Meter:
             self.declare(msgspec.structs.replace(subject, cgroup=None), "exited")
             return
         now = boottime_ns()
-        clock = self._books.clock
+        clock = self.books.clock
         started = min(now, clock.boot_at(subject.started_ns)) if subject.started_ns else now
         account = begin(self._roster.account_of(subject.id), cgroup, started, is_new=False)
         added = self._roster.add(subject, account)
@@ -190,7 +197,7 @@ class Meter:
         added.slow_due_ns = now + self.rounds.phase_ns(len(self._subjects))
         if self._host is not None:
             self._host.exclude(found_ns)
-        self._books.offer(added, "start")
+        self.books.offer(added, "start")
 
     def declare(self, subject: MeterSubject, status: str) -> None:
         """Make a container known that has no cgroup now (status created or exited).
@@ -202,20 +209,17 @@ class Meter:
         added = self._roster.add(subject, msgspec.structs.replace(account, status=status))
         if status == "exited":
             added.drop_at_ns = 0
-            interval = added.cuts.interval
-            if added.cuts.is_open and interval is not None:
-                added.update_account(partial(self._books.end_lost, added.cuts, interval))
-                self._books.offer(added, "exit")
+            self.books.end_if_open(added)
 
     async def settle(self, known: Iterable[str]) -> None:
         """All containers are taken back: drop accounts of the unknown, let exporters read.
 
         The usage of a dropped account stays in its tenant's totals, up to its last commit.
         """
-        accounts = self._books.file.durable.accounts
+        accounts = self.books.file.durable.accounts
         for container_id in accounts.keys() - set(known) - self._subjects.keys():
-            self._books.forget_stray(container_id)
-        await self._books.commits.commit()
+            self.books.forget_stray(container_id)
+        await self.books.commits.commit()
         self.settled = True
 
     def rename(self, container_id: str, name: str) -> None:
@@ -227,9 +231,9 @@ class Meter:
         """Show changed limits, labels or policies from now on; the ledger cuts if they matter."""
         known = self._subjects.get(subject.id)
         if known is not None:
-            known.describe(subject, self._books.terms(subject))
+            known.describe(subject, self.books.terms(subject))
             if known.cuts.drafts:
-                self._books.offer(known, "update")
+                self.books.offer(known, "update")
 
     def state(self, container_id: str, status: str) -> None:
         """Tell a change of status now: paused when frozen, running when the thaw is written."""
@@ -241,7 +245,7 @@ class Meter:
         was_paused = subject.account.status == "paused"
         subject.change(status, boottime_ns())
         if was_paused:
-            self._books.offer(subject, "resume")
+            self.books.offer(subject, "resume")
 
     async def cut(self, container_id: str, reason: str) -> None:
         """Force a complete reading now and offer it to the disk; does not wait for the disk.
@@ -254,7 +258,7 @@ class Meter:
         if subject is None:
             return
         await trio.to_thread.run_sync(sampler.sample_now, subject, self.health)
-        self._books.offer(subject, reason)
+        self.books.offer(subject, reason)
 
     async def exec_final(self, container_id: str, pid: int) -> bool:
         """Add the storage traffic of an exec'd process that is a zombie, durably and only once.
@@ -268,9 +272,8 @@ class Meter:
         subject = self._subjects.get(container_id)
         if subject is None or not pid:
             return False
-        if not await trio.to_thread.run_sync(ending.count_exec, subject, pid):
-            return False
-        return await self._books.commit(subject, "exec")
+        counted = await trio.to_thread.run_sync(ending.count_exec, subject, pid)
+        return counted and await self.books.commit(subject, "exec")
 
     async def final(
         self,
@@ -297,14 +300,12 @@ class Meter:
         """
         subject = self._subjects[container_id]
         await trio.to_thread.run_sync(ending.finish, subject, zombie_pid, self.health)
-        subject.exit_code = exit_code
         subject.finished_ns = time.time_ns()
         subject.drop_at_ns = boottime_ns() + round(self.linger_seconds * 1e9)
-        account = subject.account
-        oom_kills = account.raw[OOM_KILLS]
+        oom_kills = subject.account.raw[OOM_KILLS]
         subject.end(ending.reason(oom_kills, exit_code, stopped=stopped), exit_code)
-        durable = await self._books.commit(subject, "exit")
-        return Final(container_id, exit_code, oom_kills, account.totals, durable)
+        durable = await self.books.commit(subject, "exit")
+        return Final(container_id, exit_code, oom_kills, subject.account.totals, durable)
 
     async def recheck(
         self, container_id: str, *, unless_grown: Callable[[], object] | None = None
@@ -321,9 +322,9 @@ class Meter:
             return False
         subject.end("exit", None)
         if grown:
-            await self._books.commit(subject, "exit")
+            await self.books.commit(subject, "exit")
         elif subject.cuts.drafts:
-            self._books.offer(subject, "exit")
+            self.books.offer(subject, "exit")
         return grown
 
     def unregister(self, container_id: str) -> None:
@@ -342,11 +343,11 @@ class Meter:
             return
         subject.release()
         subject.end("exit", None)
-        with self._books.file.lock:
+        with self.books.file.lock:
             subject.removed = True
             if subject.drop_at_ns is None:
                 subject.drop_at_ns = 0
-        self._books.offer(subject, "remove")
+        self.books.offer(subject, "remove")
 
     def snapshot(self, container_id: str) -> Snapshot | None:
         """Latest numbers of a container, None when it is unknown."""
@@ -356,15 +357,14 @@ class Meter:
     def view(self) -> View:
         """Everything exporters show, at one instant. Safe in any thread."""
         frame = capture.Frame(
-            health=self.health,
-            host=self._host,
+            self.health,
+            self._host,
             cgroup_mode=self._driver.hierarchy.mode,
             block_sources=self.block_sources,
-            pending=self._books.commits.pending,
+            books=self.books,
             cores=self._cores,
-            clock=self._books.clock,
         )
-        return capture.take(self._books.file, self._subjects, frame)
+        return capture.take(self.books.file, self._subjects, frame)
 
     async def usage_records(
         self, since_ns: int, until_ns: int, tenant: str | None = None
@@ -382,8 +382,8 @@ class Meter:
             Unavailable: the ledger cannot be read.
         """
         await trio.to_thread.run_sync(self.rounds.read_all)
-        await self._books.commits.commit()
-        collect = partial(self._books.usage_records, self._subjects, since_ns, until_ns, tenant)
+        await self.books.commits.commit()
+        collect = partial(self.books.usage_records, self._subjects, since_ns, until_ns, tenant)
         return await trio.to_thread.run_sync(collect)
 
     async def change_price(self, version: str) -> bool:
@@ -392,8 +392,8 @@ class Meter:
         Returns whether the change is on disk; if not, it is with the next commit it takes.
         """
         await trio.to_thread.run_sync(self.rounds.reprice, version)
-        self._books.note_price()
+        self.books.note_price()
         for subject in list(self._subjects.values()):
             if subject.cuts.drafts:
-                self._books.offer(subject, "price")
-        return await self._books.commits.commit()
+                self.books.offer(subject, "price")
+        return await self.books.commits.commit()

@@ -34,6 +34,13 @@ KINDS = (
 ``price_change`` are the host's: their ``container_id`` and ``tenant`` are empty, their quantities
 zero. ``checkpoint`` is never written: checkpoints have a table of their own."""
 
+WRITTEN_KINDS = tuple(kind for kind in KINDS if kind != "checkpoint")
+
+ESTIMATES = ("daemon_gap", "split", "unreadable", "removed_unread", "merged", "migrated")
+"""Why a part of a record is an estimate: memory of a time without a daemon; no reading near a full
+hour; counters that could not be read, or not before their cgroup was removed; neighbours made one
+while the disk was full; usage from before there were records."""
+
 END_REASONS = ("", "exit", "oom", "stop", "cut", "daemon_stop", "host_lost")
 
 Ints = tuple[int, ...]

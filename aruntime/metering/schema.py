@@ -170,6 +170,16 @@ def set_state(connection: sqlite3.Connection, key: str, value: object) -> None:
 
 
 def load_head(connection: sqlite3.Connection, genesis_hash: str) -> Head:
-    """The end of the chain; of an empty one, where it will begin."""
+    """The end of the chain as it is kept; of an empty one, where it will begin."""
     row = connection.execute("SELECT value FROM state WHERE key = 'head'").fetchone()
     return msgspec.json.decode(row[0], type=Head) if row is not None else Head(hash=genesis_hash)
+
+
+def next_head(connection: sqlite3.Connection, genesis_hash: str) -> Head:
+    """The head to go on from. It is behind every record that is there, whoever put it there.
+
+    If somebody did, the next record does not follow the last one, and verifying tells for ever.
+    """
+    head = load_head(connection, genesis_hash)
+    last: int | None = connection.execute("SELECT max(seq) FROM records").fetchone()[0]
+    return msgspec.structs.replace(head, seq=max(head.seq, last or 0))

@@ -184,6 +184,7 @@ class Subject:
     def end(self, end_reason: str, exit_code: int | None) -> None:
         """End the incarnation in the ledger, where the account stands."""
         with self._lock:
+            self.exit_code = exit_code if exit_code is not None else self.exit_code
             self.account = self.cuts.end(self.account, end_reason, exit_code)
 
     def hand_over(self) -> tuple[Account, Interval | None, tuple[Draft, ...]]:

@@ -177,7 +177,7 @@ def check_witness(
     witness: Checkpoint, checkpoints: Iterable[Checkpoint], judge: Judge
 ) -> Iterator[Fault]:
     """Check a checkpoint that was kept elsewhere: it is the ledger's, and still in it."""
-    where = f"checkpoint {witness.n}, kept elsewhere,"
+    where = f"checkpoint {witness.n} that was kept elsewhere"
     reason = judge(witness)
     if reason:
         yield Fault(where, reason)

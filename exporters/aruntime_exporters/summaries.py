@@ -6,7 +6,7 @@ vocabulary as :mod:`aruntime_exporters.families`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from aruntime.metering.account import STATUSES
 from aruntime.metering.export import DaemonView, ExportState, View
 from aruntime.metering.health import HistogramState
+from aruntime.metering.record import ESTIMATES, WRITTEN_KINDS
 from aruntime.metering.totals import TenantTotals
 from aruntime_exporters.families import PREFIX
 from aruntime_exporters.values import NS, Value
@@ -38,6 +39,16 @@ TENANT_COUNTERS: tuple[tuple[str, str, Callable[[TenantTotals], Value]], ...] = 
     (
         "memory_byte_seconds", "Integral of the working sets, as of the last commit.",
         lambda t: t.memory_bytens2 / (2 * NS),
+    ),
+    (
+        "cpu_allocated_seconds",
+        "The greater of requested and used CPU time over each reading, as of the last commit.",
+        lambda t: t.cpu_allocated_ns / NS,
+    ),
+    (
+        "memory_allocated_byte_seconds",
+        "Integral of the greater of requested memory and working set, as of the last commit.",
+        lambda t: t.memory_allocated_bytens2 / (2 * NS),
     ),
     ("blkio_read_bytes", "Bytes read from disks.", lambda t: t.block_read_bytes),
     ("blkio_write_bytes", "Bytes written to disks.", lambda t: t.block_write_bytes),
@@ -107,22 +118,32 @@ def daemon_families(daemon: DaemonView) -> Iterator[Metric]:
         "Cycles that took longer than the interval.",
         value=daemon.overruns,
     )
-    errors = CounterMetricFamily(
-        PREFIX + "poll_errors", "Counters that could not be read.", labels=("controller",)
-    )
-    for controller in sorted({*CONTROLLERS, *daemon.polls_failed}):
-        errors.add_metric((controller,), daemon.polls_failed.get(controller, 0))
-    yield errors
-    anomalies = CounterMetricFamily(
-        PREFIX + "meter_anomalies", "Readings that cannot be taken at their word.", labels=("kind",)
-    )
-    for kind, count in sorted(daemon.anomalies.items()):
-        anomalies.add_metric((kind,), count)
-    yield anomalies
+    yield _by_label(
+        "poll_errors", "Counters that could not be read.",
+        "controller", CONTROLLERS, daemon.polls_failed,
+    )  # fmt: skip
+    yield _by_label(
+        "meter_anomalies", "Readings that cannot be taken at their word.",
+        "kind", (), daemon.anomalies,
+    )  # fmt: skip
 
 
 def ledger_families(daemon: DaemonView) -> Iterator[Metric]:
     """The durable side of the meter."""
+    ledger = daemon.ledger
+    yield _by_label("ledger_records", "Records by kind.", "kind", WRITTEN_KINDS, ledger.kinds)
+    yield _by_label(
+        "ledger_estimated_records", "Records of which a part is an estimate, by the reason.",
+        "reason", ESTIMATES, ledger.estimated,
+    )  # fmt: skip
+    yield GaugeMetricFamily(
+        PREFIX + "ledger_sequence", "Number of the last record.", value=ledger.sequence
+    )
+    yield GaugeMetricFamily(
+        PREFIX + "ledger_last_checkpoint_timestamp_seconds",
+        "Unix time of the last signed checkpoint, 0 before the first.",
+        value=ledger.checkpoint_ns / NS,
+    )
     yield CounterMetricFamily(
         PREFIX + "ledger_write_errors", "Commits the disk refused.", value=daemon.write_errors
     )
@@ -186,6 +207,16 @@ def host_families(daemon: DaemonView) -> Iterator[Metric]:
         split.add_metric(("attributed",), daemon.cpu.attributed_ns / NS)
         split.add_metric(("unattributed",), daemon.cpu.unattributed_ns / NS)
         yield split
+
+
+def _by_label(
+    name: str, text: str, label: str, usual: Iterable[str], counts: Mapping[str, int]
+) -> Metric:
+    """A counter per value of one label; the usual ones are there from the start, at 0."""
+    family = CounterMetricFamily(PREFIX + name, text, labels=(label,))
+    for value in sorted({*usual, *counts}):
+        family.add_metric((value,), counts.get(value, 0))
+    return family
 
 
 def _histogram(name: str, text: str, state: HistogramState) -> Metric:

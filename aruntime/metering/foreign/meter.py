@@ -34,7 +34,7 @@ class ForeignMeter(Meter):
         await super().resume_registration(subject, status)
         known = self._foreign(subject.id)
         if known is not None and not known.started_ns and known.is_live:
-            known.started_ns = self._books.clock.at(
+            known.started_ns = self.books.clock.at(
                 int(known.account.incarnation.rpartition(":")[2])
             )
 
@@ -79,7 +79,7 @@ class ForeignMeter(Meter):
             return
         await self._finish_removal(subject.id)
         gone = msgspec.structs.replace(subject, cgroup=None)
-        self._add_foreign(gone, f"{self._books.boot_id}:0").begin()
+        self._add_foreign(gone, f"{self.books.boot_id}:0").begin()
         await self.vanish(subject.id, is_read=False)
         self.forget(subject.id)
 
@@ -101,7 +101,7 @@ class ForeignMeter(Meter):
         except (OSError, ValueError) as error:
             self.health.polls_failed[controller_of(error)] += 1
             return False
-        self._books.offer(subject, "poll")
+        self.books.offer(subject, "poll")
         return is_last
 
     async def vanish(self, container_id: str, *, is_read: bool) -> None:
@@ -118,7 +118,7 @@ class ForeignMeter(Meter):
         subject.finished_ns = time.time_ns()
         subject.drop_at_ns = boottime_ns() + round(self.linger_seconds * 1e9)
         subject.end("exit", None)
-        await self._books.commit(subject, "exit")
+        await self.books.commit(subject, "exit")
         subject.release()
 
     def reopen(self, container_id: str) -> None:
@@ -151,7 +151,7 @@ class ForeignMeter(Meter):
         known = self._subjects.get(container_id)
         if known is None or not known.removed:
             return
-        if await self._books.commits.commit():
+        if await self.books.commits.commit():
             self._subjects.pop(container_id, None)
         else:
             known.removed = False

@@ -246,8 +246,8 @@ async def test_daemon_gap_is_exact(driver: Driver, tmp_path: Path) -> None:
     await lost.open()
     cgroup, init = await launch(lost, driver, "c1", BUSY.format(seconds=0.2))
     await lost.cut("c1", "start")
-    await lost._books.commits.commit()
-    lost._books.file.close()
+    await lost.books.commits.commit()
+    lost.books.file.close()
     for subject in lost._subjects.values():
         subject.release()
     await trio.to_thread.run_sync(os.waitid, os.P_PID, init.pid, os.WEXITED | os.WNOWAIT)

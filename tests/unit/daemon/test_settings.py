@@ -53,6 +53,14 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
     assert chosen.bridge == "br7"
 
 
+def test_ledger_key_is_never_in_the_root() -> None:
+    """By default beside the configuration, or beside another root; none by choice."""
+    assert load().ledger_key == Path("/etc/aruntime/ledger.key")
+    assert load("--root", "/srv/a").ledger_key == Path("/srv/a.ledger.key")
+    assert load("--ledger-key", "/keys/k").ledger_key == Path("/keys/k")
+    assert load("--ledger-key", "none").ledger_key is None
+
+
 def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon changes its directory later; a path means what it meant to the user."""
     monkeypatch.chdir(tmp_path)
@@ -129,6 +137,8 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
         ("--run-dir", "/" + "x" * 100),
         ("--socket", "/" + "x" * 110),
         ("--root", ""),
+        ("--ledger-key", "/var/lib/aruntime/ledger.key"),
+        ("--ledger-key", "\n"),
     ],
 )
 def test_wrong_value_names_its_flag(words: tuple[str, str]) -> None:

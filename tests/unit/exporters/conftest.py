@@ -16,7 +16,7 @@ from aruntime.cgroups.stats import (
     ThrottlingStats,
 )
 from aruntime.metering.account import COUNTERS, Account, Totals
-from aruntime.metering.export import ContainerView, DaemonView, ExportState, View
+from aruntime.metering.export import ContainerView, DaemonView, ExportState, LedgerView, View
 from aruntime.metering.health import Histogram
 from aruntime.metering.host import HostCpu
 from aruntime.metering.subject import MeterSubject
@@ -126,6 +126,10 @@ def daemon() -> DaemonView:
         anomalies={"counter_reset": 1, "gap": 0}, write_errors=3, pending=4, psi_available=True,
         block_sources=(BlkioSource(disk, "throttle", True, ""),), cpu_cores=2,
         memory_bytes=25_276_510_208, cpu=HostCpu(30 * SECOND, 1_500_000_000),
+        ledger=LedgerView(
+            sequence=812, checkpoint_ns=NOW - 900 * SECOND,
+            kinds={"start": 300, "usage": 212, "final": 300}, estimated={"daemon_gap": 2},
+        ),
     )  # fmt: skip
 
 
@@ -136,6 +140,7 @@ def whole_view() -> View:
             container_ns=300 * SECOND, paused_ns=SECOND, cpu_ns=24_691_357_802,
             memory_bytens2=10**25 + 1, block_read_bytes=16 << 20, block_write_bytes=32 << 20,
             network_receive_bytes=1_042_000, network_transmit_bytes=180, containers=2,
+            cpu_allocated_ns=30 * SECOND, memory_allocated_bytens2=2 * 10**25,
         )
     }  # fmt: skip
     counts = {("acme", "running"): 1, ("acme", "exited"): 1, ("größe", "created"): 1}

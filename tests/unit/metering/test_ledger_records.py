@@ -33,7 +33,7 @@ def kinds(records: list[LedgerRecord]) -> list[tuple[str, str]]:
 def assert_adds_up(path: Path, meter: Meter) -> None:
     """The records are whole, and their sums are the tenants' totals."""
     assert faults_in(path) == []
-    totals = {name: sums_of_totals(one) for name, one in meter._books.file.durable.tenants.items()}
+    totals = {name: sums_of_totals(one) for name, one in meter.books.file.durable.tenants.items()}
     sums = sums_by_tenant(records_in(path))
     for name, expected in totals.items():
         assert {key: sums[name].get(key, 0) for key in expected} == expected
@@ -128,8 +128,8 @@ async def test_gap_of_a_daemon_has_a_record(counters: CounterTree, tmp_path: Pat
     await start(lost, counters, "a")
     counters.use("a", cpu_ns=100, memory=100)
     await lost.cut("a", "poll")
-    await lost._books.commits.commit()
-    lost._books.file.close()
+    await lost.books.commits.commit()
+    lost.books.file.close()
     for subject in lost._subjects.values():
         subject.release()
     counters.use("a", cpu_ns=30)
@@ -150,7 +150,7 @@ async def test_gap_of_a_daemon_has_a_record(counters: CounterTree, tmp_path: Pat
 async def test_lost_host_ends_at_the_last_commit(counters: CounterTree, tmp_path: Path) -> None:
     """A container of another boot is closed where its last commit was, and not billed beyond."""
     async with metering(counters, tmp_path) as meter:
-        meter._books.boot_id = "another-boot"
+        meter.books.boot_id = "another-boot"
         await start(meter, counters, "a")
         counters.use("a", cpu_ns=100)
     committed = records_in(tmp_path)[-1]
@@ -175,7 +175,7 @@ async def test_unclaimed_account_ends(counters: CounterTree, tmp_path: Path) -> 
         counters.use("a", cpu_ns=100)
     async with metering(counters, tmp_path) as meter:
         await meter.settle([])
-        assert meter._books.file.durable.intervals == {}
+        assert meter.books.file.durable.intervals == {}
     records = records_in(tmp_path)
 
     assert kinds(records)[-1] == ("final", "exit")
@@ -188,7 +188,7 @@ async def test_hour_cuts(counters: CounterTree, tmp_path: Path) -> None:
     async with metering(counters, tmp_path) as meter:
         now = boottime_ns()
         # The hour ended 10 ms ago, and another one 5 hours before it.
-        meter._books.clock = WallClock(wall_ns=500_000 * HOUR_NS + 10_000_000, boot_ns=now)
+        meter.books.clock = WallClock(wall_ns=500_000 * HOUR_NS + 10_000_000, boot_ns=now)
         await start(meter, counters, "a")
         subject = meter._subjects["a"]
         begun = now - 5 * HOUR_NS - 7
@@ -198,7 +198,7 @@ async def test_hour_cuts(counters: CounterTree, tmp_path: Path) -> None:
         subject.cuts.start(subject.account)
         counters.use("a", cpu_ns=1_000_003, memory=11)
         meter.rounds.tick([subject])
-        meter._books.offer(subject, "poll")
+        meter.books.offer(subject, "poll")
     usage = [record for record in records_in(tmp_path) if record.kind == "usage"]
 
     assert [record.wall_end % HOUR_NS for record in usage[:-1]] == [0] * 5
@@ -211,9 +211,9 @@ async def test_clock_step_is_a_record(counters: CounterTree, tmp_path: Path) -> 
     """A step of the wall is recorded; new intervals have the new time, durations do not notice."""
     async with metering(counters, tmp_path) as meter:
         await start(meter, counters, "a")
-        meter._books.clock = WallClock(wall_ns=0, boot_ns=boottime_ns())
+        meter.books.clock = WallClock(wall_ns=0, boot_ns=boottime_ns())
         subject = meter._subjects["a"]
-        subject.cuts._wall_at = meter._books.clock.at
+        subject.cuts._wall_at = meter.books.clock.at
         await meter.rounds.cycle()
         counters.use("a", cpu_ns=3)
     records = records_in(tmp_path)
@@ -233,12 +233,12 @@ async def test_clock_is_the_boots(counters: CounterTree, tmp_path: Path) -> None
     """A restarted daemon goes on with the labels of its boot: intervals stay contiguous."""
     async with metering(counters, tmp_path) as meter:
         await meter.settle([])
-        offset = meter._books.clock.at(0)
+        offset = meter.books.clock.at(0)
         kept = offset - 500_000_000
-        meter._books.clock = WallClock(wall_ns=kept, boot_ns=0)
-        meter._books.commits.offer_note(meter._books.clock_note())
+        meter.books.clock = WallClock(wall_ns=kept, boot_ns=0)
+        meter.books.commits.offer_note(meter.books.clock_note())
     async with metering(counters, tmp_path) as meter:
-        assert meter._books.clock.at(0) == kept
+        assert meter.books.clock.at(0) == kept
 
 
 async def test_price_change_cuts(counters: CounterTree, tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ async def test_price_change_cuts(counters: CounterTree, tmp_path: Path) -> None:
         assert await meter.change_price("v1")
         counters.use("a", cpu_ns=5)
     async with metering(counters, tmp_path) as meter:
-        assert meter._books.price_version == "v1"
+        assert meter.books.price_version == "v1"
     records = records_in(tmp_path)
     usage = [record for record in records if record.kind == "usage"]
 
@@ -264,7 +264,7 @@ async def test_usage_up_to_now(counters: CounterTree, tmp_path: Path) -> None:
         counters.use("a", cpu_ns=10)
         await meter.cut("a", "poll")
         meter._subjects["a"].cut()
-        meter._books.offer(meter._subjects["a"], "poll")
+        meter.books.offer(meter._subjects["a"], "poll")
         counters.use("a", cpu_ns=5)
         records = await meter.usage_records(0, 1 << 62)
         sums = sums_by_tenant(records)["acme"]
@@ -282,16 +282,16 @@ async def test_full_disk_keeps_records(
     """Records that the disk refuses are written when it takes them, in order and once."""
     async with metering(counters, tmp_path) as meter:
         await start(meter, counters, "a")
-        assert await meter._books.commit(meter._subjects["a"], "start")
-        connection = meter._books.file._connection
+        assert await meter.books.commit(meter._subjects["a"], "start")
+        connection = meter.books.file._connection
         assert connection is not None
         connection.execute("PRAGMA query_only = 1")
         for _ in range(refusals):
             counters.use("a", cpu_ns=10)
             await meter.cut("a", "update")
             meter._subjects["a"].cut()
-            assert not await meter._books.commit(meter._subjects["a"], "update")
-        assert meter._books.commits.pending == 1
+            assert not await meter.books.commit(meter._subjects["a"], "update")
+        assert meter.books.commits.pending == 1
         connection.execute("PRAGMA query_only = 0")
         counters.use("a", cpu_ns=1)
         assert (await meter.final("a", exit_code=0)).durable

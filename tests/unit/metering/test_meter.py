@@ -88,11 +88,11 @@ async def test_forgotten_container_is_never_added_again(
         await meter.final("a", exit_code=0)
         meter.forget("a")
         meter.forget("a")
-        await meter._books.commits.commit()
+        await meter.books.commits.commit()
         await meter.cut("a", "update")
         await meter.recheck("a")
         await meter.final("a", exit_code=0)
-        await meter._books.commits.commit()
+        await meter.books.commits.commit()
 
         assert tenant_cpu(meter) == 100
 
@@ -252,7 +252,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def tenant_durable(meter: Meter) -> int:
     """CPU of the tenant that is on disk."""
-    totals = meter._books.file.durable.tenants.get("acme")
+    totals = meter.books.file.durable.tenants.get("acme")
     return totals.cpu_ns if totals is not None else 0
 
 

@@ -83,7 +83,7 @@ class MeterMachine(RuleBasedStateMachine):
         """A meter on the one ledger."""
         path = str(Path(self.directory.name) / "ledger.db")
         meter = Meter(path, self.counters.driver, cores=1 << 30)
-        meter._books.boot_id = f"boot{self.boot}"
+        meter.books.boot_id = f"boot{self.boot}"
         trio.run(meter.open)
         return meter
 
@@ -171,7 +171,7 @@ class MeterMachine(RuleBasedStateMachine):
     @rule()
     def commit(self) -> None:
         """The writer gets its turn."""
-        self.do(self.meter._books.commits.commit)
+        self.do(self.meter.books.commits.commit)
 
     @rule(name=living, status=st.sampled_from(("running", "pausing", "paused")))
     def change(self, name: str, status: str) -> None:
@@ -212,18 +212,18 @@ class MeterMachine(RuleBasedStateMachine):
     @rule()
     def refuse_or_allow(self) -> None:
         """The disk stops taking writes, or takes them again."""
-        connection = self.meter._books.file._connection
+        connection = self.meter.books.file._connection
         assert connection is not None
         self.refusing = not self.refusing
         connection.execute(f"PRAGMA query_only = {int(self.refusing)}")
 
-    @precondition(lambda self: not self.meter._books.file.durable.unwritten)
+    @precondition(lambda self: not self.meter.books.file.durable.unwritten)
     @rule()
     def crash(self) -> None:
         """SIGKILL and the next daemon: what was not committed is gone, the kernel's is not."""
         for subject in self.meter._subjects.values():
             subject.release()
-        self.meter._books.file.close()
+        self.meter.books.file.close()
         self.refusing = False
         self.meter = self.open()
         self.take_back()
@@ -236,17 +236,17 @@ class MeterMachine(RuleBasedStateMachine):
             self.meter.declare(self.subject(name, live=False), "exited")
         self.do(self.meter.settle, [*self.alive, *self.exited])
 
-    @precondition(lambda self: not self.meter._books.file.durable.unwritten)
+    @precondition(lambda self: not self.meter.books.file.durable.unwritten)
     @rule()
     def lose_host(self) -> None:
         """The host goes down: nothing beyond the last commit is known, or billed (R9)."""
         for subject in self.meter._subjects.values():
             subject.release()
-        durable = self.meter._books.file.durable
+        durable = self.meter.books.file.durable
         self.kernel = {
             name: durable.tenants[name].cpu_ns if name in durable.tenants else 0 for name in TENANTS
         }
-        self.meter._books.file.close()
+        self.meter.books.file.close()
         for name in self.alive:
             self.counters.remove(name)
         self.boot += 1
@@ -288,12 +288,12 @@ class MeterMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """A last poll: totals and records are what the kernel counted, exactly."""
-        connection = self.meter._books.file._connection
+        connection = self.meter.books.file._connection
         assert connection is not None
         connection.execute("PRAGMA query_only = 0")
         self.bill()
         trio.run(self.meter.aclose)
-        tenants = self.meter._books.file.durable.tenants
+        tenants = self.meter.books.file.durable.tenants
         path = Path(self.directory.name)
         records = records_in(path)
         sums = sums_by_tenant(records)

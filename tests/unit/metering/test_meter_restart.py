@@ -21,7 +21,7 @@ async def test_restart_of_the_daemon_is_exact(counters: CounterTree, tmp_path: P
         await start(lost, counters, name)
         counters.use(name, cpu_ns=100)
     await lost.final("committed", exit_code=0)  # durable; the daemon dies before it is reaped
-    lost._books.file.close()
+    lost.books.file.close()
     for subject in lost._subjects.values():
         subject.release()
     for name in ("committed", "never-committed"):

@@ -94,7 +94,7 @@ async def test_daemon_goes_on_after_migration(counters: CounterTree, tmp_path: P
         await meter.resume_registration(subject, "running")
         await meter.settle(["a"])
         await meter.final("a", exit_code=0)
-        totals = meter._books.file.durable.tenants["acme"]
+        totals = meter.books.file.durable.tenants["acme"]
     records = [record for record in records_in(tmp_path) if record.container_id == "a"]
 
     assert [record.kind for record in records] == ["correction", "final", "start", "gap", "final"]

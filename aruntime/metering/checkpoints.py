@@ -1,0 +1,186 @@
+"""When the ledger is signed: each hour, at the end of a month, on demand, at an orderly stop.
+
+A checkpoint covers all records that are on disk then. Without its key the ledger gets none: one
+without a signature would say nothing, and :mod:`aruntime.metering.verifying` would find it wanting
+for ever. What cannot be made is logged, tried again at the next hour, and shows in
+``ledger_last_checkpoint_timestamp_seconds``.
+
+State: the signer, once it was needed. Out of scope: what a checkpoint says
+(:mod:`aruntime.metering.chain`), keys (:mod:`aruntime.metering.signing`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import structlog
+import trio
+
+from aruntime.errors import AruntimeError, Unavailable, os_error_text
+from aruntime.metering.books import Books
+from aruntime.metering.chain import Checkpoint, checkpoint_hash, signed_bytes
+from aruntime.metering.clock import boottime_ns
+
+log = structlog.get_logger()
+
+AFTER_HOUR_SECONDS = 2.0
+"""So that the records that the hour ended are committed."""
+CANNOT_SIGN = "cannot sign the ledger with {path}: {reason}; give another --ledger-key, or 'none'"
+
+
+class Signs(Protocol):
+    """A key, ready to sign (:class:`aruntime.metering.signing.Signer`)."""
+
+    public: str
+
+    def sign(self, text: bytes) -> str:
+        """Ed25519 signature, 128 hex digits."""
+
+
+class Unsigned:
+    """Stands for no key."""
+
+    public = ""
+
+    def sign(self, _text: bytes) -> str:
+        """No signature."""
+        return ""
+
+
+class Checkpoints:
+    """Makes the checkpoints of a ledger.
+
+    Args:
+        books: the ledger.
+        key: file of the private key, made when it is first needed; None: nothing is signed.
+    """
+
+    def __init__(self, books: Books, key: Path | None) -> None:
+        self._books = books
+        self._key = key
+        self._signer: Signs | None = None
+
+    async def run(self) -> None:
+        """Make one after each full hour, for ever; the key is made or read at once."""
+        try:
+            await trio.to_thread.run_sync(self.signer)
+        except AruntimeError as error:
+            log.error("the ledger is not signed", reason=error.message)
+        while True:
+            await trio.sleep(self._books.seconds_to_hour() + AFTER_HOUR_SECONDS)
+            begun = time.gmtime(self._books.clock.at(boottime_ns()) // 10**9)
+            is_month = (begun.tm_mday, begun.tm_hour) == (1, 0)
+            await self.make_or_log("period" if is_month else "hour")
+
+    async def make(self, reason: str) -> Checkpoint:
+        """Commit what waits, then sign where the chain stands; durable when this returns.
+
+        Args:
+            reason: one of chain.REASONS.
+
+        Raises:
+            Unavailable: the key cannot be read or made, or the disk refuses.
+        """
+        await self._books.commits.commit()
+        signer = await trio.to_thread.run_sync(self.signer)
+        return await self._books.commits.exclusively(partial(self._write, reason, signer))
+
+    async def make_or_log(self, reason: str) -> None:
+        """As :meth:`make`; a failure is logged."""
+        try:
+            await self.make(reason)
+        except AruntimeError as error:
+            log.error("no checkpoint of the ledger", reason=error.message)
+
+    async def make_last(self) -> None:
+        """At an orderly stop: one more if anything is new and the key is at hand."""
+        done = self._books.file.checkpoint
+        is_new = self._books.file.durable.head.seq > (done.seq if done is not None else 0)
+        if is_new and self._signer is not None:
+            await self.make_or_log("stop")
+
+    def signer(self) -> Signs:
+        """The key, made if there is none. Blocks, the first time for a tenth of a second.
+
+        Raises:
+            Unavailable: it cannot be read or made.
+        """
+        if self._signer is None:
+            self._signer = _load(self._key) if self._key is not None else Unsigned()
+        return self._signer
+
+    def _write(self, reason: str, signer: Signs) -> Checkpoint:
+        file = self._books.file
+        head = file.durable.head
+        made = next_checkpoint(
+            file.checkpoint,
+            host=(file.host_id, file.created_ns),
+            reason=reason,
+            at=(head.seq, head.hash, head.sums),
+            signer=signer,
+        )
+        try:
+            with file.transaction() as connection:
+                insert_checkpoint(connection, made)
+        except sqlite3.Error as error:
+            raise Unavailable(f"cannot write to the ledger {file.path}: {error}") from error
+        file.checkpoint = made
+        return made
+
+
+def next_checkpoint(
+    before: Checkpoint | None,
+    *,
+    host: tuple[str, int],
+    reason: str,
+    at: tuple[int, str, Mapping[str, int]],
+    signer: Signs,
+) -> Checkpoint:
+    """Sign a place in the chain.
+
+    Args:
+        before: the last checkpoint.
+        host: the ledger's id and when it was made.
+        reason: one of chain.REASONS.
+        at: number and hash of the last record that is covered, sums over all up to it.
+        signer: the key.
+    """
+    seq, digest, sums = at
+    unsigned = Checkpoint(
+        n=before.n + 1 if before is not None else 1,
+        host_id=host[0],
+        created_ns=host[1],
+        time_ns=time.time_ns(),
+        reason=reason,
+        seq=seq,
+        hash=digest,
+        records=seq,
+        sums=dict(sums),
+        prev=checkpoint_hash(before) if before is not None else "",
+        key=signer.public,
+    )
+    return msgspec.structs.replace(unsigned, signature=signer.sign(signed_bytes(unsigned)))
+
+
+def insert_checkpoint(connection: sqlite3.Connection, made: Checkpoint) -> None:
+    """Store a checkpoint; part of the caller's transaction."""
+    text = msgspec.json.encode(made, order="sorted").decode()
+    connection.execute("INSERT INTO checkpoints VALUES (?, ?)", (made.n, text))
+
+
+def _load(key: Path) -> Signs:
+    # Its import takes a tenth of a second, which no start of a daemon shall wait for.
+    from aruntime.metering import signing
+
+    try:
+        return signing.load_or_make(key)
+    except OSError as error:
+        raise Unavailable(CANNOT_SIGN.format(path=key, reason=os_error_text(error))) from error
+    except AruntimeError as error:
+        raise Unavailable(CANNOT_SIGN.format(path=key, reason=error.message)) from error
