@@ -196,8 +196,11 @@ class ForeignCgroups:
             return self._driver.is_frozen(cgroup)
         return False
 
-    def _cgroup(self, path: str) -> Cgroup:
-        return msgspec.structs.replace(self._driver.cgroup_at(path), is_foreign=True)
+    def _cgroup(self, path: str, trees: frozenset[str] | None = None) -> Cgroup:
+        """The handle of a foreign cgroup, in all trees or in some."""
+        whole = self._driver.cgroup_at(path)
+        mounts = {name: top for name, top in whole.mounts.items() if trees is None or name in trees}
+        return Cgroup(path, mounts, is_foreign=True)
 
     def _processes(self, cgroup: Cgroup) -> Callable[[], list[int]]:
         directory = self._driver.counter_root() + cgroup.path
@@ -349,7 +352,7 @@ class ForeignCgroups:
             trees = frozenset(group.cgroup.present().mounts)
             if trees != group.trees:
                 watch.watch_again(path)
-        is_paused = idle and self._is_frozen(group.cgroup.present())
+        is_paused = idle and self._is_frozen(self._cgroup(path, trees))
         return Seen(signature, subject, trees, is_paused)
 
     def _apply(self, group: Group, seen: Seen) -> None:

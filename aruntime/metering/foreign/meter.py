@@ -69,6 +69,9 @@ class ForeignMeter(Meter):
             # Gone, or not readable: without a beginning no later reading may count.
             added.begin()
             added.release()
+        else:
+            # Those found together have their slow readings spread over the interval.
+            added.slow_due_ns = boottime_ns() + self.rounds.phase_ns(len(self._subjects))
         self.state(subject.id, "running")
 
     async def miss(self, subject: MeterSubject) -> None:
