@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from aruntime.images import lower
-from aruntime.images.packing import OPEN_DIRECTORY, RACED
+from aruntime.images.packing import OPEN_DIRECTORY, RACED, open_below
 from aruntime.images.tree import is_whiteout
 
 ADDED, CHANGED, DELETED = "A", "C", "D"
@@ -77,22 +77,31 @@ class _Comparison:
             path: of it.
             below: whether the layers below show through.
         """
-        pending = [(os.dup(top), path, below)]
+        pending = [(path, below)]
         while pending:
-            fd, path, below = pending.pop()
+            path, below = pending.pop()
+            try:
+                fd = open_below(top, path)
+            except OSError as error:
+                if error.errno not in RACED:
+                    raise
+                continue
             try:
                 for name in sorted(map(os.fsencode, os.listdir(fd))):
                     full = path + b"/" + name if path else name
-                    try:
-                        through = self._one(fd, name, full, below)
-                        if through is not None:
-                            opened = os.open(name, OPEN_DIRECTORY, dir_fd=fd)
-                            pending.append((opened, full, through))
-                    except OSError as error:
-                        if error.errno not in RACED:
-                            raise
+                    through = self._one_of(fd, name, full, below)
+                    if through is not None:
+                        pending.append((full, through))
             finally:
                 os.close(fd)
+
+    def _one_of(self, parent: int, name: bytes, path: bytes, below: bool) -> bool | None:
+        try:
+            return self._one(parent, name, path, below)
+        except OSError as error:
+            if error.errno not in RACED:
+                raise
+            return None
 
     def _one(self, parent: int, name: bytes, path: bytes, below: bool) -> bool | None:
         """Compare one name; for a directory return whether the layers below show through it."""

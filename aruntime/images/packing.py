@@ -255,6 +255,16 @@ class Packer:
         self._write(tar_headers.padding(sum(length for _, length in extents)))
 
 
+def open_below(top: int, path: bytes) -> int:
+    """Open a directory below another one, no link followed on the way; the caller's to close.
+
+    Raises:
+        OSError: as openat2(2); ENAMETOOLONG for what is too deep for a path.
+    """
+    beneath = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_SYMLINKS
+    return mounts.openat2(top, path or b".", OPEN_DIRECTORY, 0, beneath)
+
+
 def is_kernels(fd: int) -> bool:
     """Whether something is in a file system that the kernel makes up: nothing to copy."""
     return mounts.fstatfs_type(fd) in mounts.KERNEL_VIEWS

@@ -14,6 +14,7 @@ from aruntime.daemon.commands.flags import PROGRAM, Command, Parsed
 from aruntime.daemon.commands.registry import Registry
 from aruntime.errors import InvalidParameter
 from aruntime.images import reference
+from aruntime.rootfs import volumes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,6 +74,9 @@ async def run_complete(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     if kind == "images":
         images = await trio.to_thread.run_sync(daemon.images.list)
         names = image_names(name for image in images for name in image.names)
+    elif kind == "volumes":
+        root = str(daemon.settings.root / "volumes")
+        names = [one.name for one in await trio.to_thread.run_sync(volumes.list_volumes, root)]
     elif kind == "networks":
         own = (one for one in daemon.networks if one is not daemon.networks.default)
         names = sorted(network.name for network in own)

@@ -35,7 +35,7 @@ _WORDS = {
     "security-opt": "no-new-privileges seccomp= seccomp=unconfined systempaths=unconfined",
     "signal": _SIGNALS,
     "stop-signal": _SIGNALS,
-    "type": "container image network",
+    "type": "container image network volume",
     "userns": "auto host",
     "uts": "host",
 }

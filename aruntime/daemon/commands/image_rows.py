@@ -13,6 +13,7 @@ import msgspec
 
 from aruntime.daemon.commands import values
 from aruntime.daemon.commands.listing import Row
+from aruntime.daemon.disk_use import Shares
 from aruntime.errors import UsageError
 from aruntime.images import reference
 from aruntime.images.image import Image
@@ -45,6 +46,7 @@ def image_rows(
     digests: bool,
     full_ids: bool,
     containers: Mapping[str, int],
+    shares: Mapping[str, Shares] | None = None,
 ) -> list[Row]:
     """Return the rows of images, in the given order.
 
@@ -54,9 +56,10 @@ def image_rows(
         digests: whether a row for each digest is wanted.
         full_ids: ids with all their digits.
         containers: how many containers each image id has.
+        shares: what each image id shares with others.
     """
     return [
-        _row(image, repository, tag, digest, now_ns, full_ids, containers)
+        _row(image, repository, tag, digest, now_ns, full_ids, containers, shares or {})
         for image in images
         for repository, tag, digest in _names(image, digests)
     ]
@@ -91,8 +94,10 @@ def _row(
     now_ns: int,
     full_ids: bool,
     containers: Mapping[str, int],
+    shares: Mapping[str, Shares],
 ) -> Row:
     size = values.format_size(image.size)
+    share = shares.get(image.id)
     return {
         "Containers": str(containers.get(image.id, 0)),
         "CreatedAt": created_at(image.created_ns),
@@ -100,10 +105,10 @@ def _row(
         "Digest": digest,
         "ID": image.id if full_ids else reference.short_id(image.id),
         "Repository": repository,
-        "SharedSize": "N/A",
+        "SharedSize": values.format_size(share.shared) if share else "N/A",
         "Size": size,
         "Tag": tag,
-        "UniqueSize": "N/A",
+        "UniqueSize": values.format_size(share.unique) if share else "N/A",
         "VirtualSize": size,
     }
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from aruntime.daemon import unpacking
+from aruntime.daemon import disk_use, unpacking
 from aruntime.daemon.commands.flags import PROGRAM, Command, Flag, Parsed
 from aruntime.daemon.commands.image_rows import (
     TABLE,
@@ -154,7 +154,8 @@ async def run_load(session: Session, parsed: Parsed, daemon: Daemon) -> int:
 async def run_images(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     """List images."""
     now_ns = time.time_ns()
-    images = filtered(daemon.images.list(), parsed.filters(), daemon.images.resolve, now_ns)
+    every = daemon.images.list()
+    images = filtered(every, parsed.filters(), daemon.images.resolve, now_ns)
     if parsed.args:
         images = [one for image in images if (one := with_names(image, parsed.args)) is not None]
     digests = parsed.boolean("digests")
@@ -165,6 +166,7 @@ async def run_images(session: Session, parsed: Parsed, daemon: Daemon) -> int:
         digests=digests or ".Digest" in shown,
         full_ids=parsed.boolean("no-trunc"),
         containers=Counter(container.config.image_id for container in daemon.supervisor),
+        shares=disk_use.shares(every),
     )
     if parsed.boolean("quiet") and not shown:
         shown = "{{.ID}}"

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from aruntime.container.config import ContainerConfig, Mount
 from aruntime.container.state import Status
+from aruntime.daemon import disk_use
 from aruntime.daemon.commands.flags import PROGRAM, Command, Flag, Parsed
 from aruntime.daemon.commands.inspect_image import image_object, moment
 from aruntime.daemon.commands.inspect_network import bindings_object, network_settings
 from aruntime.daemon.commands.listing import render_objects
 from aruntime.daemon.commands.network_rows import find_shown, network_object
+from aruntime.daemon.commands.volume import find_volume
 from aruntime.daemon.health import HealthState
 from aruntime.daemon.record import Container
 from aruntime.daemon.session import Session
-from aruntime.errors import InvalidReference, NotFound
+from aruntime.errors import ImageNotFound, InvalidReference, NotFound
 
 if TYPE_CHECKING:
     from aruntime.daemon.compose import Daemon
@@ -282,6 +286,7 @@ KINDS: dict[str, Callable[[Daemon, str], dict[str, Any]]] = {
     "container": find_container,
     "image": find_image,
     "network": find_network,
+    "volume": find_volume,
 }
 """What can be inspected, in the order it is looked for; each raises NotFound, or InvalidReference
 for a name that nothing of its kind can have."""
@@ -301,12 +306,25 @@ async def inspect(session: Session, parsed: Parsed, daemon: Daemon, kind: str) -
         one = find_one(daemon, kinds, name)
         if one is None:
             missing.append(name)
-        else:
-            found.append(one)
+            continue
+        if parsed.values.get("size") and "HostConfig" in one:
+            one |= await trio.to_thread.run_sync(size_members, daemon, one["Id"])
+        found.append(one)
     await session.out(render_objects(found, parsed.string("format")))
     for name in missing:
         await session.err(f"{PROGRAM}: no such {kind or 'object'}: {name}\n")
     return 1 if missing else 0
+
+
+def size_members(daemon: Daemon, container_id: str) -> dict[str, int]:
+    """Return what a container wrote, and that with its image, in bytes. Blocks."""
+    container = daemon.supervisor.find(container_id)
+    written = disk_use.tree_bytes(f"{container.directory}/upper")
+    try:
+        below = daemon.images.resolve(container.config.image_id).size
+    except ImageNotFound:
+        below = sum(map(disk_use.tree_bytes, container.config.layers))
+    return {"SizeRw": written, "SizeRootFs": written + below}
 
 
 def find_one(
@@ -329,11 +347,15 @@ def inspect_command(kind: str) -> Command:
 
     return Command(
         f"{kind} inspect", f"Display detailed information on one or more {kind}s", run,
-        f"{kind.upper()} [{kind.upper()}...]", (FORMAT,), minimum=1, completes=f"{kind}s",
+        f"{kind.upper()} [{kind.upper()}...]",
+        (FORMAT, SIZE) if kind == "container" else (FORMAT,),
+        minimum=1, completes=f"{kind}s",
     )  # fmt: skip
 
 
 FORMAT = Flag("format", "f", "string", None, "string", "'json' or a Go template")
+
+SIZE = Flag("size", "s", "bool", help="Display total file sizes of containers")
 
 COMMANDS = [
     Command(
@@ -341,6 +363,7 @@ COMMANDS = [
         "NAME|ID [NAME|ID...]",
         (
             FORMAT,
+            SIZE,
             Flag("type", "", "choice", None, "string", "Only " + " or ".join(KINDS),
                  choices=tuple(KINDS)),
         ),

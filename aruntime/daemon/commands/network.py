@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aruntime.daemon import joining, networking
 from aruntime.daemon.commands import network_rows
+from aruntime.daemon.commands.confirmation import confirmed
 from aruntime.daemon.commands.flags import PROGRAM, Command, Flag, Parsed
 from aruntime.daemon.commands.listing import render_rows
 from aruntime.daemon.commands.run_networks import (
@@ -233,17 +234,6 @@ def has_label(network: Network, text: str) -> bool:
     key, equals, wanted = text.partition("=")
     found = network.definition.labels.get(key)
     return found is not None and (not equals or found == wanted)
-
-
-async def confirmed(session: Session, question: str) -> bool:
-    """Ask the user and read a line of the client's input; anything but yes is no."""
-    await session.out(f"{question} [y/N] ")
-    answer = b""
-    async for typed in await session.stdin():
-        answer += typed
-        if b"\n" in answer:
-            break
-    return answer.partition(b"\n")[0].strip().lower() in {b"y", b"yes"}
 
 
 PRUNE_QUESTION = (
