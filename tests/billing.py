@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from aruntime.metering.bill import Bill, Period
+from aruntime.metering.chain import Head, append
+from aruntime.metering.migration import migrate
 from aruntime.metering.prices import PriceBook
 from aruntime.metering.prices_parse import parse_book
 from aruntime.metering.rating import invoice, rate
-from aruntime.metering.record import LedgerRecord
+from aruntime.metering.record import LedgerRecord, genesis
+from aruntime.metering.schema import insert_records, prepare, set_state
 
 HOUR_NS = 3600 * 10**9
 NOVEMBER = Period(2026, 11)
@@ -139,6 +144,22 @@ def records_of_days(seed: int, *, runs: int = 6, hours: float = 30) -> list[Ledg
             seq=len(found) + 1,
         )
     return found
+
+
+def write_ledger(path: Path, records: Iterable[LedgerRecord]) -> list[LedgerRecord]:
+    """Write a ledger that has these records, numbered and chained anew; returns them so."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        prepare(connection, str(path), migrate)
+        host_id, created_ns = connection.execute("SELECT id, created_ns FROM host").fetchone()
+        head, sealed = append(Head(hash=genesis(host_id, created_ns)), host_id, records)
+        connection.execute("BEGIN")
+        insert_records(connection, sealed)
+        set_state(connection, "head", head)
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+    return [one.record for one in sealed]
 
 
 def bill_of(records: list[LedgerRecord], *, period: Period = NOVEMBER) -> Bill:

@@ -3,7 +3,7 @@
 The only module that knows every part:
 
     start   images, network → meter opened → shim connected → output pump → meter's loops,
-            /metrics → resolver → supervisor → containers of former daemons taken back
+            prices, /metrics → resolver → supervisor → containers of former daemons taken back
     stop    (containers, if the settings say so) → supervisor → resolver → /metrics, meter's loops
             → pump
             → goodbye to the shim, which pumps from then on → last reading, durable
@@ -17,6 +17,7 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -29,6 +30,7 @@ from aruntime.daemon.commands.registry import Registry
 from aruntime.daemon.events import Events
 from aruntime.daemon.metrics_http import MetricsServer
 from aruntime.daemon.parts import Parts
+from aruntime.daemon.pricing import Pricing
 from aruntime.daemon.pump import Pump
 from aruntime.daemon.registries import Registries
 from aruntime.daemon.resolver import Resolver
@@ -40,7 +42,7 @@ from aruntime.daemon.web.access import Access
 from aruntime.errors import AruntimeError
 from aruntime.images.store import Store
 from aruntime.metering.clock import boot_id
-from aruntime.metering.export import load_exporters
+from aruntime.metering.export import Source, View, load_exporters
 from aruntime.metering.foreign import mark
 from aruntime.metering.foreign.meter import ForeignMeter
 from aruntime.metering.meter import Meter
@@ -61,7 +63,12 @@ class Daemon:
     """
 
     def __init__(
-        self, registry: Registry, parts: Parts, supervisor: Supervisor, exports: exporting.Exports
+        self,
+        registry: Registry,
+        parts: Parts,
+        supervisor: Supervisor,
+        pricing: Pricing,
+        exports: exporting.Exports,
     ) -> None:
         self.settings = parts.settings
         self.registry = registry
@@ -70,6 +77,7 @@ class Daemon:
         self.images = parts.images
         self.registries = Registries(parts.images, parts.settings.registries)
         self.meter = parts.meter
+        self.pricing = pricing
         self.network = parts.network
         self.networks = parts.networks
         self.events = parts.events
@@ -79,6 +87,8 @@ class Daemon:
     def apply_settings(self, settings: Settings) -> None:
         """Take over reloaded settings; the meter's loops obey at their next turn."""
         self.settings = self.parts.settings = settings
+        if settings.prices is not None:
+            self.parts.spawn(self.pricing.load_file, str(settings.prices))
         self.meter.rounds.poll_seconds = settings.poll_interval
         self.meter.rounds.slow_seconds = settings.slow_interval
 
@@ -105,8 +115,10 @@ async def opened(settings: Settings, registry: Registry) -> AsyncIterator[Daemon
         undo.push_async_callback(shielded, shim.leave)
         await undo.enter_async_context(running(pump.run))
         await undo.enter_async_context(running(meter.run))
+        pricing = await undo.enter_async_context(opened_pricing(settings, meter))
         if settings.metrics_address != "none":
-            await undo.enter_async_context(running(serve_metrics, settings, meter, exports))
+            view = partial(full_view, pricing, exports)
+            await undo.enter_async_context(running(serve_metrics, settings, meter, view))
         trash = Trash()
         await undo.enter_async_context(running(trash.run))
         nursery = await undo.enter_async_context(cancelled_nursery())
@@ -121,7 +133,7 @@ async def opened(settings: Settings, registry: Registry) -> AsyncIterator[Daemon
         parts.spawn(shim.run, lambda held: adoption.after_shim_loss(parts, supervisor, held))
         await undo.enter_async_context(foreign_metered(settings, driver, meter))
         await adoption.adopt_all(parts, supervisor, held)
-        daemon = Daemon(registry, parts, supervisor, exports)
+        daemon = Daemon(registry, parts, supervisor, pricing, exports)
         yield daemon
         if daemon.settings.stop_containers:
             await stop_containers(supervisor)
@@ -203,6 +215,17 @@ async def choose_block_counters(meter: Meter, driver: Driver) -> None:
 
 
 @contextlib.asynccontextmanager
+async def opened_pricing(settings: Settings, meter: Meter) -> AsyncIterator[Pricing]:
+    """Price what the meter counts while the block runs."""
+    pricing = Pricing(settings.root, meter)
+    await pricing.open()
+    async with running(pricing.run):
+        if settings.prices is not None:
+            await pricing.load_file(str(settings.prices))
+        yield pricing
+
+
+@contextlib.asynccontextmanager
 async def foreign_metered(
     settings: Settings, driver: Driver, meter: ForeignMeter
 ) -> AsyncIterator[None]:
@@ -218,17 +241,20 @@ async def foreign_metered(
         yield
 
 
+def full_view(pricing: Pricing, exports: exporting.Exports) -> View:
+    """Everything scrapers see. Safe in any thread."""
+    return pricing.view()._replace(exports=exports.states())
+
+
 async def serve_metrics(
     settings: Settings,
     meter: Meter,
-    exports: exporting.Exports,
+    view: Source,
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve every installed exporter; answers 503 until all containers are taken back."""
-    exporters = await trio.to_thread.run_sync(
-        load_exporters, lambda: meter.view()._replace(exports=exports.states())
-    )
+    exporters = await trio.to_thread.run_sync(load_exporters, view)
     access = await trio.to_thread.run_sync(Access, settings.web_config)
     metrics = MetricsServer(exporters, is_ready=lambda: meter.settled, access=access)
     address_file = str(settings.run_dir / "metrics.addr")

@@ -38,7 +38,9 @@ ENVIRONMENT = {
     "config": "ARUNTIME_CONFIG",
 }
 COMMAND_LINE_ONLY = frozenset({"config", "ready-fd"})
-RELOADABLE = ("log_format", "log_level", "poll_interval", "slow_interval", "stop_containers")
+RELOADABLE = (
+    "log_format", "log_level", "poll_interval", "prices", "slow_interval", "stop_containers",
+)  # fmt: skip
 """Settings that SIGHUP changes in a running daemon; the others need a restart."""
 
 FLAGS = (
@@ -69,6 +71,10 @@ FLAGS = (
         "on-ledger-failure", "", "choice", "run", "run|refuse",
         "Whether containers are started while the ledger cannot be written",
         choices=FAILURE_POLICIES,
+    ),
+    Flag(
+        "prices", "", "string", None, "FILE",
+        "Price book to put in force at start (SIGHUP reads it again)",
     ),
     Flag("config", "", "string", DEFAULT_CONFIG, "FILE", "Configuration file (TOML)"),
     Flag(
@@ -131,6 +137,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds."""
     slow_interval: float = 10.0
     """Seconds."""
+    prices: Path | None = None
+    """Price book to put in force, None to keep the one that is."""
     config: Path = Path(DEFAULT_CONFIG)
     log_format: str = "console"
     log_level: str = "info"
@@ -276,6 +284,7 @@ def _checked(chosen: dict[str, tuple[Any, str]]) -> Settings:
         web_config=_path(*chosen["web.config.file"]) if chosen["web.config.file"][0] else None,
         ledger_key=_ledger_key(chosen),
         on_ledger_failure=chosen["on-ledger-failure"][0],
+        prices=_path(*chosen["prices"]) if chosen["prices"][0] else None,
         poll_interval=_seconds(*chosen["poll-interval"]),
         slow_interval=_seconds(*chosen["slow-interval"]),
         config=_path(*chosen["config"]),

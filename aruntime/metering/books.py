@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 import trio
@@ -35,6 +36,17 @@ MOST_UNWRITTEN = 10_000
 """Containers whose commits a full disk refuses are kept in memory; more are not started."""
 
 FAILURE_POLICIES = ("run", "refuse")
+
+
+class Committed(NamedTuple):
+    """What the ledger file holds of usage."""
+
+    head_seq: int
+    """Of the last numbered record."""
+    price_version: str
+    """Stamped on records now."""
+    open_records: list[LedgerRecord]
+    """Usage after a container's last numbered record, without a number."""
 
 
 class Books:
@@ -243,6 +255,17 @@ class Books:
             and record.wall_start < until_ns
             and max(record.wall_end, record.wall_start + 1) > since_ns
         ]
+
+    def committed(self) -> Committed:
+        """What is on disk, at one instant. Safe in any thread."""
+        durable = self.file.durable
+        found = []
+        for container_id, interval in durable.intervals.items():
+            account = durable.accounts.get(container_id)
+            if account is not None and account.totals != interval.totals:
+                record = record_of(interval, account, end_reason="")
+                found.append(msgspec.structs.replace(record, container_id=container_id))
+        return Committed(durable.head.seq, self.price_version, found)
 
     def _open_record(
         self, durable: Durable, subject: Subject, account: Account

@@ -12,6 +12,7 @@ A view is taken at one instant, so that a tenant's total and its containers' fit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -20,6 +21,7 @@ from aruntime.cgroups.block import BlkioSource
 from aruntime.cgroups.stats import FastStats, MemoryStats, PidsStats, Stats
 from aruntime.errors import InvalidParameter, Unavailable
 from aruntime.metering.account import Account
+from aruntime.metering.accrual import Costs
 from aruntime.metering.health import HistogramState
 from aruntime.metering.host import HostCpu
 from aruntime.metering.subject import MeterSubject
@@ -27,6 +29,7 @@ from aruntime.metering.totals import TenantTotals
 
 __all__ = [
     "ENTRY_POINT_GROUP",
+    "Budget",
     "ContainerView",
     "DaemonView",
     "ExportState",
@@ -126,6 +129,14 @@ class ExportState(NamedTuple):
     """Why the last attempt failed, empty if it did not."""
 
 
+class Budget(NamedTuple):
+    """What a tenant means to spend in a month; for display and alerts."""
+
+    tenant: str
+    currency: str
+    amount: Decimal
+
+
 class View(NamedTuple):
     """Everything there is to export, at one instant."""
 
@@ -137,6 +148,9 @@ class View(NamedTuple):
     daemon: DaemonView
     exports: Sequence[ExportState] = ()
     """Push exporters that are configured."""
+    costs: Costs = MappingProxyType({})
+    """Exact list cost so far, by tenant, SKU and currency; empty without a price book."""
+    budgets: Sequence[Budget] = ()
 
 
 Source = Callable[[], View]

@@ -100,12 +100,10 @@ class PriceStore:
             PriceBookError: the book is wrong, or changes the past.
             Unavailable: the disk refuses; the old book stays in force.
         """
-        book = parse_book(content, name)
         with self._lock:
-            if self.book is not None:
-                if self.book.version == book.version:
-                    return self.book
-                check_succession(self.book, book, now_ns, tenants)
+            book = self.check(content, name, now_ns=now_ns, tenants=tenants)
+            if self.book is not None and self.book.version == book.version:
+                return self.book
             loading = Loading(version=book.version, name=name, loaded_ns=now_ns)
             loadings = (*self.loadings, loading)
             try:
@@ -116,6 +114,19 @@ class PriceStore:
             self.loadings = loadings
             self.book = book
             return book
+
+    def check(
+        self, content: bytes, name: str, *, now_ns: int, tenants: Collection[str] = ()
+    ) -> PriceBook:
+        """Check that a book can be put in force now; the arguments are those of :meth:`load`.
+
+        Raises:
+            PriceBookError: the book is wrong, or changes the past.
+        """
+        book = parse_book(content, name)
+        if self.book is not None and self.book.version != book.version:
+            check_succession(self.book, book, now_ns, tenants)
+        return book
 
     def find(self, version: str) -> Loading:
         """The latest loading of a version, which may be shortened.

@@ -17,6 +17,8 @@ from aruntime.metering.currencies import MINOR_DIGITS
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LONGEST_NS = 366 * 86400 * 10**9
+FEW = 20
+"""Names that an error lists."""
 _AMOUNT = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?", re.ASCII)
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ns|us|ms|s|m|h)", re.ASCII)
 _DURATION_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
@@ -53,11 +55,19 @@ def read_one_of(names: Mapping[str, Any] | tuple[str, ...]) -> Read:
         text = read_text(value)
         if text not in names:
             near = difflib.get_close_matches(text, names, n=1, cutoff=0.8)
-            advice = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(names)}"
+            advice = f"did you mean '{near[0]}'?" if near else _some(text, list(names))
             raise ValueError(f"'{text}' is unknown; {advice}")
         return text
 
     return read
+
+
+def _some(text: str, names: list[str]) -> str:
+    """Say what there is, of many only what begins as the text does, or the first."""
+    if len(names) <= FEW:
+        return f"one of {', '.join(names)}"
+    alike = [name for name in names if name.startswith(text[:3])] or names
+    return f"one like {', '.join(alike[:FEW])}"
 
 
 def read_currency(value: Any) -> str:

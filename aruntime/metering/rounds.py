@@ -52,7 +52,11 @@ class Rounds:
         self._books.price_version = version  # whoever is registered after this begins with it
         for subject in list(self._roster.subjects.values()):
             sampler.sample_now(subject, self._health)
-            subject.describe(subject.about, self._books.terms(subject.about))
+            terms = self._books.terms(subject.about)
+            if terms == subject.cuts.terms:
+                subject.cut()  # another price of the same version begins
+            else:
+                subject.describe(subject.about, terms)
 
     async def cycle(self) -> None:
         """Read all that live and offer what was read; everything if the wall clock stepped."""

@@ -117,6 +117,7 @@ def summary_families(view: View) -> Iterator[Metric]:
     """All families that are not rows of the containers' table."""
     yield info_family(view.containers, view.daemon.cgroup_mode)
     yield from summaries.tenant_families(view)
+    yield from summaries.cost_families(view)
     yield from summaries.daemon_families(view.daemon)
     yield from summaries.ledger_families(view.daemon)
     yield from summaries.export_families(view.exports)

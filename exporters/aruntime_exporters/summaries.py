@@ -94,6 +94,27 @@ def tenant_families(view: View) -> Iterator[Metric]:
         yield family
 
 
+def cost_families(view: View) -> Iterator[Metric]:
+    """What tenants' usage costs and what they mean to spend; nothing without a price book."""
+    if view.costs:
+        family = CounterMetricFamily(
+            PREFIX + "tenant_cost",
+            "Cost of the tenant's usage so far at list prices, as of the last commit.",
+            labels=("tenant", "sku", "currency"),
+        )
+        for key, cost in sorted(view.costs.items()):
+            family.add_metric(key, float(cost))
+        yield family
+    if view.budgets:
+        budgets = GaugeMetricFamily(
+            PREFIX + "tenant_budget", "What the tenant means to spend in a month (price book).",
+            labels=("tenant", "currency"),
+        )  # fmt: skip
+        for budget in view.budgets:
+            budgets.add_metric((budget.tenant, budget.currency), float(budget.amount))
+        yield budgets
+
+
 def daemon_families(daemon: DaemonView) -> Iterator[Metric]:
     """The meter's own work."""
     build = InfoMetricFamily(PREFIX + "build", "Versions of the daemon and what it runs on.")

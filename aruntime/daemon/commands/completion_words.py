@@ -13,14 +13,26 @@ DIRECTORIES = "directories"
 NOTHING = ""
 
 _FILES = frozenset(
-    {"cidfile", "config", "env-file", "file", "input", "label-file", "mount", "output", "volume"}
-)
+    {
+        "cidfile",
+        "config",
+        "env-file",
+        "file",
+        "input",
+        "label-file",
+        "mount",
+        "output",
+        "prices",
+        "volume",
+    }
+)  # fmt: skip
 _DIRECTORIES = frozenset({"root", "run-dir"})
 _CAPABILITIES = " ".join(["ALL", *(name.removeprefix("CAP_") for name in NAMES)])
 _SIGNALS = " ".join(entry.name.removeprefix("SIG") for entry in signal.Signals)
 
 _WORDS = {
     "attach": "stdin stdout stderr",
+    "by": "container label: tenant",
     "cap-add": _CAPABILITIES,
     "cap-drop": _CAPABILITIES,
     "cgroupns": "host private",

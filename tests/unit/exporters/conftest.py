@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
+
 import msgspec
 import pytest
 
@@ -16,7 +19,14 @@ from aruntime.cgroups.stats import (
     ThrottlingStats,
 )
 from aruntime.metering.account import COUNTERS, Account, Totals
-from aruntime.metering.export import ContainerView, DaemonView, ExportState, LedgerView, View
+from aruntime.metering.export import (
+    Budget,
+    ContainerView,
+    DaemonView,
+    ExportState,
+    LedgerView,
+    View,
+)
 from aruntime.metering.health import Histogram
 from aruntime.metering.host import HostCpu
 from aruntime.metering.subject import MeterSubject
@@ -148,7 +158,11 @@ def whole_view() -> View:
         "meters", "openmeter", "https://meters.example", sequence=41, pending=2,
         last_success_ns=NOW, delivered=300, failures=5, rejected=1,
     )  # fmt: skip
-    return View((living(), ended(), created()), tenants, counts, daemon(), (exports,))
+    costs = {("acme", "cpu", "EUR"): Fraction(1, 3), ("acme", "memory", "EUR"): Fraction(5, 4)}
+    budgets = [Budget("acme", "EUR", Decimal("1500.50"))]
+    return View(
+        (living(), ended(), created()), tenants, counts, daemon(), (exports,), costs, budgets
+    )
 
 
 @pytest.fixture(name="view", scope="session")
