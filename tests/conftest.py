@@ -13,6 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Speeds are compared in tests/bench; an example that waits for another test's processes is right.
+settings.register_profile("aruntime", deadline=None)
+settings.load_profile("aruntime")
 
 pytest_plugins = ["tests.harness", "tests.registries"]
 
