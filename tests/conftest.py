@@ -36,6 +36,7 @@ PACKAGES = {
     "htpasswd": "apache2-utils",
     "zsh": "zsh",
     "bash": "bash",
+    "curl": "curl",
     "docker": "docker.io",
     "dockerd": "docker.io",
     "conmon": "conmon",
