@@ -75,8 +75,12 @@ class RunningDaemon:
         path = self.base / "daemon.log"
         return path.read_text() if path.exists() else ""
 
-    def start(self, *options: str) -> None:
-        """Start the daemon and wait until its socket answers."""
+    def start(self, *options: str, on_spawn: Callable[[int], None] | None = None) -> None:
+        """Start the daemon and wait until its socket answers.
+
+        Args:
+            on_spawn: called with its process id before that.
+        """
         ready_read, ready_write = os.pipe()
         with open(self.base / "daemon.log", "ab") as log:
             self.process = subprocess.Popen(
@@ -100,6 +104,8 @@ class RunningDaemon:
                 env=self.env,
             )
         os.close(ready_write)
+        if on_spawn is not None:
+            on_spawn(self.process.pid)
         with open(ready_read, "rb") as ready:
             assert ready.read(6) == b"ready\n", f"the daemon did not start:\n{self.log}"
 

@@ -26,6 +26,9 @@ from aruntime.network.nfnetlink import NfTables, Table, add_element, delete_elem
 FAMILY = "bridge"
 PORTS = "ports"
 PORTS6 = "ports6"
+TARGETS6 = "targets6"
+"""The same keys as PORTS6 for the target of a neighbour advertisement, which nft before 1.0.7 knows
+as bytes 8 to 23 of the message only, and does not look up in a set of addresses."""
 CHAIN = "prerouting"
 PRIORITY = -300
 """Before everything else that looks at bridged frames (NF_BR_PRI_NAT_DST_BRIDGED)."""
@@ -46,7 +49,7 @@ class Port(NamedTuple):
         base = self.host_ifname.encode("ascii").ljust(IFNAMSIZ, b"\0") + self.mac + b"\0\0"
         found = [(PORTS, base + self.ip.packed)]
         if self.ip6 is not None:
-            found.append((PORTS6, base + self.ip6.packed))
+            found += [(PORTS6, base + self.ip6.packed), (TARGETS6, base + self.ip6.packed)]
         return found
 
 
@@ -65,12 +68,15 @@ def ruleset(definition: Definition, ports: Iterable[Port]) -> str:
         lines += [
             f"add set {table} {PORTS6} {{ type ifname . ether_addr . ipv6_addr; }}",
             f"flush set {table} {PORTS6}",
+            f"add set {table} {TARGETS6} {{ typeof meta iifname . ether saddr . @th,64,128; }}",
+            f"flush set {table} {TARGETS6}",
         ]
     known = list(ports)
-    lines += _elements(table, PORTS, [(port.host_ifname, port.mac, port.ip) for port in known])
-    lines += _elements(
-        table, PORTS6, [(port.host_ifname, port.mac, port.ip6) for port in known if port.ip6]
-    )
+    found4 = [(port.host_ifname, port.mac, str(port.ip)) for port in known]
+    found6 = [(port.host_ifname, port.mac, port.ip6) for port in known if port.ip6]
+    lines += _elements(table, PORTS, found4)
+    lines += _elements(table, PORTS6, [(name, mac, str(ip6)) for name, mac, ip6 in found6])
+    lines += _elements(table, TARGETS6, [(name, mac, f"{ip6:#x}") for name, mac, ip6 in found6])
     lines += [f"add rule {table} {CHAIN} {rule}" for rule in rules(definition)]
     return "".join(f"{line}\n" for line in lines)
 
@@ -87,17 +93,13 @@ def rules(definition: Definition) -> list[str]:
         found += [
             "ether type ip6 icmpv6 type { nd-router-advert, nd-redirect } drop",
             "ether type ip6 icmpv6 type nd-neighbor-advert "
-            f"iifname . ether saddr . icmpv6 taddr != @{PORTS6} drop",
+            f"iifname . ether saddr . @th,64,128 != @{TARGETS6} drop",
             f"ether type ip6 iifname . ether saddr . ip6 saddr @{PORTS6} accept",
         ]
     return [*found, "counter drop"]
 
 
-def _elements(
-    table: str,
-    name: str,
-    keys: list[tuple[str, bytes, IPv4Address]] | list[tuple[str, bytes, IPv6Address]],
-) -> list[str]:
+def _elements(table: str, name: str, keys: list[tuple[str, bytes, str]]) -> list[str]:
     listed = ", ".join(f'"{ifname}" . {mac.hex(":")} . {address}' for ifname, mac, address in keys)
     return [f"add element {table} {name} {{ {listed} }}"] if listed else []
 
