@@ -206,6 +206,7 @@ def sums_of_totals(totals: TenantTotals) -> dict[str, int]:
         "blk_write": totals.block_write_bytes,
         "net_receive": totals.network_receive_bytes,
         "net_transmit": totals.network_transmit_bytes,
+        "net_egress": totals.network_egress_bytes,
         "cpu_alloc_ns": totals.cpu_allocated_ns,
         "mem_alloc_bytens2": totals.memory_allocated_bytens2,
     }

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from aruntime.network import Network, Request, default_definition
@@ -21,3 +25,27 @@ def asked(digit: str, interface: int = 0, *, ip: str = "", ip6: str = "", mac: s
 def numbered(number: int) -> Request:
     """Return what the container with this number as its id asks of a network."""
     return Request(container_id=f"{number:064x}")
+
+
+@contextlib.contextmanager
+def elsewhere() -> Iterator[tuple[str, str]]:
+    """Yield a network namespace that reaches this host by a link, and the host's address there."""
+    name = f"art{os.getpid()}n"
+    link = f"art{os.getpid() % 100000}x0h"[:15]
+    base = f"198.18.{os.getpid() % 250}"
+    commands = (
+        f"ip netns add {name}",
+        f"ip link add {link} type veth peer name inner netns {name}",
+        f"ip address add {base}.1/30 dev {link}",
+        f"ip link set {link} up",
+        f"ip -n {name} address add {base}.2/30 dev inner",
+        f"ip -n {name} link set inner up",
+        f"ip -n {name} route add default via {base}.1",
+    )
+    try:
+        for command in commands:
+            subprocess.run(command.split(), check=True)
+        yield name, f"{base}.1"
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+        subprocess.run(["ip", "link", "del", link], capture_output=True)

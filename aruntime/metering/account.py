@@ -51,8 +51,11 @@ NETWORK_COUNTERS = (
     "transmit_packets",
     "receive_drops",
     "transmit_drops",
+    "egress_bytes",
+    "egress_packets",
 )
-"""Per interface, seen from inside the container; the order is part of the stored form."""
+"""Per interface, seen from inside the container; *egress* is what of it left the host. The order is
+part of the stored form: append only, rows that were stored before are shorter."""
 
 Ints = tuple[int, ...]
 

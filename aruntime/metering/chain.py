@@ -41,7 +41,14 @@ SUMMED = (
 
 BLOCK_SUMS = ("blk_read", "blk_write", "blk_reads", "blk_writes", "blk_discard")
 """Names of the sums over all disks, in the order of a record's ``blk``."""
-NETWORK_SUMS = ("net_receive", "net_transmit", "net_receive_packets", "net_transmit_packets")
+NETWORK_SUMS = (
+    "net_receive",
+    "net_transmit",
+    "net_receive_packets",
+    "net_transmit_packets",
+    "net_egress",
+    "net_egress_packets",
+)
 """Names of the sums over all interfaces, in the order of a record's ``net``."""
 
 REASONS = ("hour", "period", "demand", "stop", "pruned")
@@ -101,7 +108,8 @@ def sums_of(record: LedgerRecord) -> dict[str, int]:
             sums[name] = value
     for names, rows in ((BLOCK_SUMS, record.blk), (NETWORK_SUMS, record.net)):
         for row in rows.values():
-            for name, value in zip(names, row, strict=True):
+            # Rows of records written before egress was counted are shorter.
+            for name, value in zip(names, row, strict=False):
                 if value:
                     sums[name] = sums.get(name, 0) + value
     return sums

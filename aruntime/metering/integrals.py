@@ -364,10 +364,18 @@ def _grow_each(
         return totals, bases, False
     grown, kept, resets = dict(totals), {**bases, **raws}, False
     for device, raw in raws.items():
-        zero = (0,) * len(raw)
-        grown[device], reset = grow(totals.get(device, zero), bases.get(device, zero), raw)
+        total, base = (
+            padded(totals.get(device, ()), len(raw)),
+            padded(bases.get(device, ()), len(raw)),
+        )
+        grown[device], reset = grow(total, base, raw)
         resets |= reset
     return grown, kept, resets
+
+
+def padded(row: Ints, length: int) -> Ints:
+    """The row of a device with what an earlier version of this program did not count yet."""
+    return row if len(row) >= length else (*row, *(0,) * (length - len(row)))
 
 
 def _process_raw(account: Account, live: ProcessIo) -> Ints:

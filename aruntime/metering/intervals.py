@@ -19,9 +19,17 @@ from typing import Any
 
 import msgspec
 
-from aruntime.metering.account import COUNTERS, Account, Ints, Request, Span, Totals
+from aruntime.metering.account import (
+    COUNTERS,
+    NETWORK_COUNTERS,
+    Account,
+    Ints,
+    Request,
+    Span,
+    Totals,
+)
 from aruntime.metering.chain import HOUR_NS, SUMMED
-from aruntime.metering.integrals import add_new
+from aruntime.metering.integrals import add_new, padded
 from aruntime.metering.record import LedgerRecord
 
 LATE_NS = 1_000_000_000
@@ -29,7 +37,9 @@ LATE_NS = 1_000_000_000
 
 _USER, _SYSTEM = COUNTERS.index("cpu_user_ns"), COUNTERS.index("cpu_system_ns")
 _OOM_KILLS = COUNTERS.index("oom_kills")
-NET_COLUMNS = 4
+_NET_PLACES = tuple(
+    place for place, name in enumerate(NETWORK_COUNTERS) if not name.endswith("drops")
+)
 """Of account.NETWORK_COUNTERS, those a record has: bytes and packets, not drops."""
 
 
@@ -129,7 +139,8 @@ def record_of(
         proc_write=process[3],
         proc_cancelled=process[2],
         net={
-            name: row[:NET_COLUMNS] for name, row in _grown_rows(old.network, new.network).items()
+            name: tuple(row[place] for place in _NET_PLACES if place < len(row))
+            for name, row in _grown_rows(old.network, new.network).items()
         },
         pids_peak=span.pids_peak,
         oom_kills=counters[_OOM_KILLS],
@@ -160,8 +171,7 @@ def _grown_rows(old: dict[str, Ints], new: dict[str, Ints]) -> dict[str, Ints]:
         return {}
     grown = {}
     for name, row in new.items():
-        before = old.get(name)
-        delta = tuple(map(int.__sub__, row, before)) if before is not None else row
+        delta = tuple(map(int.__sub__, row, padded(old.get(name, ()), len(row))))
         if any(delta):
             grown[name] = delta
     return grown
@@ -252,7 +262,8 @@ def _between(low: Totals, high: Totals, part: Part) -> Totals:
 
 def _rows_between(low: dict[str, Ints], high: dict[str, Ints], part: Part) -> dict[str, Ints]:
     return {
-        name: tuple(map(part, low.get(name, (0,) * len(row)), row)) for name, row in high.items()
+        name: tuple(map(part, padded(low.get(name, ()), len(row)), row))
+        for name, row in high.items()
     }
 
 
@@ -280,8 +291,8 @@ _GREATEST = ("mem_peak", "pids_peak", "max_gap_ns")
 def _added_rows(first: dict[str, Ints], second: dict[str, Ints]) -> dict[str, Ints]:
     added = dict(first)
     for name, row in second.items():
-        known = added.get(name)
-        added[name] = tuple(map(int.__add__, known, row)) if known is not None else row
+        known = padded(added.get(name, ()), len(row))
+        added[name] = tuple(map(int.__add__, known, padded(row, len(known))))
     return added
 
 

@@ -76,6 +76,8 @@ SOLD: dict[str, Sold] = {
     "network_transmit": _counted("network", "network_transmit"),
     "network_receive_packets": _counted("network", "network_receive_packets"),
     "network_transmit_packets": _counted("network", "network_transmit_packets"),
+    "network_egress": _counted("network", "network_egress"),
+    "network_egress_packets": _counted("network", "network_egress_packets"),
 }  # fmt: skip
 """What can be sold, by the name in a book's ``measure``."""
 

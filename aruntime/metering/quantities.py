@@ -91,7 +91,7 @@ def _block(place: int) -> Callable[[LedgerRecord], int]:
 
 
 def _network(place: int) -> Callable[[LedgerRecord], int]:
-    return lambda record: sum(row[place] for row in record.net.values())
+    return lambda record: sum(row[place] for row in record.net.values() if len(row) > place)
 
 
 MEASURES: dict[str, Measure] = {
@@ -134,6 +134,8 @@ MEASURES: dict[str, Measure] = {
     "running": Measure("Seconds", NS, lambda r: r.running_ns, "time alive and not paused"),
     "paused": Measure("Seconds", NS, lambda r: r.paused_ns, "time frozen"),
     "container": Measure("Seconds", NS, span_ns, "time alive, running or paused"),
+    "network_egress": Measure("B", 1, _network(4), "bytes sent that left the host"),
+    "network_egress_packets": Measure("Packets", 1, _network(5), "packets sent that left the host"),
 }  # fmt: skip
 """By name. Order and names are part of exports: append only."""
 

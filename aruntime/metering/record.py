@@ -107,7 +107,8 @@ class LedgerRecord(msgspec.Struct, frozen=True, kw_only=True):
     proc_cancelled: int = 0
     """Informative; not to be subtracted from ``proc_write``."""
     net: dict[str, Ints] = {}
-    """Per interface: bytes received, bytes sent, packets received, packets sent."""
+    """Per interface: bytes received, bytes sent, packets received, packets sent, bytes and packets
+    of those sent that left the host. The last two are missing where they were not counted yet."""
     pids_peak: int = 0
     oom_kills: int = 0
     exit_code: int | None = None

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from aruntime.metering.account import Account, Ints, Totals
+from aruntime.metering.account import NETWORK_COUNTERS, Account, Ints, Totals
 from aruntime.metering.chain import Head
 from aruntime.metering.cutting import Draft
 from aruntime.metering.intervals import Interval, can_merge, have_one_price, merge
@@ -49,6 +49,8 @@ class TenantTotals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     cpu_allocated_ns: int = 0
     """Sum over readings of max(request, usage)."""
     memory_allocated_bytens2: int = 0
+    network_egress_bytes: int = 0
+    """Of what was sent, that which left the host."""
     containers: int = 0
     """Containers that were ever committed."""
 
@@ -126,10 +128,12 @@ def tenant_share(totals: Totals) -> Ints:
         sum(row[1] for row in totals.network.values()),
         totals.cpu_alloc_ns,
         totals.memory_alloc_bytens2,
+        sum(row[_EGRESS] for row in totals.network.values() if len(row) > _EGRESS),
     )
 
 
-_NOTHING = (0,) * 10
+_EGRESS = NETWORK_COUNTERS.index("egress_bytes")
+_NOTHING = (0,) * 11
 
 
 def add_growth(tenant: TenantTotals, before: Account | None, after: Account) -> TenantTotals:

@@ -38,6 +38,8 @@ ROLLED_UP = {
     "network_transmit_packets": "net_transmit_packets",
     "running": "running_ns",
     "paused": "paused_ns",
+    "network_egress": "net_egress",
+    "network_egress_packets": "net_egress_packets",
 }
 """Which sum of a roll-up is behind a measure. What was allocated is not kept in them."""
 

@@ -2,9 +2,9 @@
 
 A table of family inet per daemon, named after its default bridge, with a named counter for every
 interface of a running container. It is fed where a packet has passed every filter and still bears
-the container's own address, if the way out is no bridge of this daemon:
+the container's own address, if it came in by a bridge of this daemon and goes out by another link:
 
-    postrouting, before source NAT   not to one of our bridges → counter of its source address
+    postrouting, before source NAT   from a bridge of ours, to none → counter of its source address
 
 Counted are bytes of IP packets, without the Ethernet header that the counters of the link
 (counters) include; a packet merged by GSO counts once. What goes to the host itself, to containers
@@ -49,6 +49,8 @@ def ruleset(name: str) -> str:
     Elements and counters stay.
     """
     table = f"{FAMILY} {name}"
+    # Where it came in counts: nobody else can send by a container's address at its expense.
+    way = f"iifname @{BRIDGES} oifname != @{BRIDGES}"
     lines = [
         f"add table {table}",
         f"add map {table} {MAPS[4]} {{ type ipv4_addr : counter; }}",
@@ -57,9 +59,8 @@ def ruleset(name: str) -> str:
         f"add chain {table} leave "
         f"{{ type filter hook postrouting priority {PRIORITY}; policy accept; }}",
         f"flush chain {table} leave",
-        f"add rule {table} leave oifname @{BRIDGES} accept",
-        f"add rule {table} leave counter name ip saddr map @{MAPS[4]}",
-        f"add rule {table} leave counter name ip6 saddr map @{MAPS[6]}",
+        f"add rule {table} leave {way} counter name ip saddr map @{MAPS[4]}",
+        f"add rule {table} leave {way} counter name ip6 saddr map @{MAPS[6]}",
     ]
     return "".join(f"{line}\n" for line in lines)
 

@@ -288,6 +288,16 @@ CONTAINER_FAMILIES: tuple[ContainerFamily, ...] = (
         network("transmit_drops"), ("interface",),
     ),
     _family(
+        "network_egress_bytes", "counter",
+        "Bytes of packets that left the host, other than to its own containers (nftables).",
+        network("egress_bytes"), ("interface",), "minimal",
+    ),
+    _family(
+        "network_egress_packets", "counter",
+        "Packets that left the host, merged ones counted once (nftables).",
+        network("egress_packets"), ("interface",),
+    ),
+    _family(
         "pids", "gauge", "Tasks, threads counted singly (pids.current).",
         pids(lambda p: p.current),
     ),

@@ -54,6 +54,10 @@ TENANT_COUNTERS: tuple[tuple[str, str, Callable[[TenantTotals], Value]], ...] = 
     ("blkio_write_bytes", "Bytes written to disks.", lambda t: t.block_write_bytes),
     ("network_receive_bytes", "Bytes received.", lambda t: t.network_receive_bytes),
     ("network_transmit_bytes", "Bytes sent.", lambda t: t.network_transmit_bytes),
+    (
+        "network_egress_bytes", "Bytes of packets that left the host.",
+        lambda t: t.network_egress_bytes,
+    ),
     ("paused_seconds", "Time containers of the tenant were frozen.", lambda t: t.paused_ns / NS),
 )  # fmt: skip
 """Name after ``tenant_``, help, value."""

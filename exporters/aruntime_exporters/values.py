@@ -88,7 +88,8 @@ def network(name: str) -> Values:
 
     def values(container: ContainerView) -> Iterator[tuple[Extra, Value]]:
         for interface, row in sorted(container.account.totals.network.items()):
-            yield (interface,), row[place]
+            # Rows of a container that ended before a counter was kept are shorter.
+            yield (interface,), row[place] if len(row) > place else 0
 
     return values
 

@@ -9,12 +9,12 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.harness import RunningDaemon, wait_until
+from tests.networks import elsewhere
 
 pytestmark = pytest.mark.e2e
 
@@ -67,30 +67,6 @@ def published(daemon: RunningDaemon, name: str, port: str = "80") -> int:
 def gateway(daemon: RunningDaemon) -> str:
     """Return the default bridge's own address, which containers can reach."""
     return daemon.subnet.replace(".0/24", ".1")
-
-
-@contextlib.contextmanager
-def elsewhere() -> Iterator[tuple[str, str]]:
-    """Yield a network namespace that reaches this host by a link, and the host's address there."""
-    name = f"art{os.getpid()}n"
-    link = f"art{os.getpid() % 100000}x0h"[:15]
-    base = f"198.18.{os.getpid() % 250}"
-    commands = (
-        f"ip netns add {name}",
-        f"ip link add {link} type veth peer name inner netns {name}",
-        f"ip address add {base}.1/30 dev {link}",
-        f"ip link set {link} up",
-        f"ip -n {name} address add {base}.2/30 dev inner",
-        f"ip -n {name} link set inner up",
-        f"ip -n {name} route add default via {base}.1",
-    )
-    try:
-        for command in commands:
-            subprocess.run(command.split(), check=True)
-        yield name, f"{base}.1"
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
-        subprocess.run(["ip", "link", "del", link], capture_output=True)
 
 
 def elements(daemon: RunningDaemon) -> str:

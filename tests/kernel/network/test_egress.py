@@ -34,6 +34,7 @@ class World(NamedTuple):
 
     host: Host
     networks: Networks
+    outside: Netns
 
     def container(self, digit: str, network: str = "bridge") -> Netns:
         """Return a new container in a network."""
@@ -105,7 +106,7 @@ def world(host: Host, tmp_path: Path) -> Iterator[World]:
         host.run(
             networks.create, Wanted(name="six", subnet="10.82.0.0/24", ipv6=True, bridge="eg6")
         )
-        yield World(host, networks)
+        yield World(host, networks, outside)
 
 
 def send(sender: Netns, address: str, size: int, *, count: int = 1) -> None:
@@ -153,6 +154,32 @@ def test_what_comes_in_is_not_what_leaves(world: World) -> None:
     check_left(world, "a", (UDP4 + 10, 1))
 
 
+def test_nobody_else_sends_at_a_containers_expense(world: World) -> None:
+    """Not from outside by its address, though the host forwards it and lets it leave."""
+    one = world.container("a")
+    script(world.outside, f"addr add {world.address('a')}/32 dev wan1",
+           f"route add 198.51.100.0/24 via 203.0.113.1 src {world.address('a')}")  # fmt: skip
+    script(world.host, "route add 198.51.100.0/24 via 203.0.113.9")
+    for link in ("all", "wan0"):
+        setting = Path(f"/proc/sys/net/ipv4/conf/{link}/rp_filter")
+        world.host.run(setting.write_text, "0")
+    before = world.host.run(forwarded)
+    send(world.outside, "198.51.100.1", 100, count=3)
+    wait_until(lambda: world.host.run(forwarded) >= before + 3)
+    assert world.left("a") == (0, 0)
+    send(one, OUTSIDE, 10)
+    check_left(world, "a", (UDP4 + 10, 1))
+
+
+def forwarded() -> int:
+    """Return how many packets this namespace has forwarded (ForwDatagrams)."""
+    for line in Path("/proc/thread-self/net/snmp").read_text().splitlines():
+        words = line.split()
+        if words[0] == "Ip:" and words[1].isdigit():
+            return int(words[6])
+    raise AssertionError("no Ip: line")
+
+
 def test_a_later_daemon_goes_on(world: World, tmp_path: Path) -> None:
     """It finds the counters, keeps those of running containers, and removes the others."""
     one, two = world.container("a"), world.container("b")
@@ -163,7 +190,7 @@ def test_a_later_daemon_goes_on(world: World, tmp_path: Path) -> None:
         world.host.run(later.open)
         send(one, OUTSIDE, 30)
         later.resume({"bridge": Request(container_id="a" * 64)})
-        next_world = World(world.host, later)
+        next_world = world._replace(networks=later)
         check_left(next_world, "a", (3 * UDP4 + 60, 3))
         world.host.run(later.reconcile, {"a" * 64: ["bridge"]})
         send(one, OUTSIDE, 40)

@@ -74,7 +74,7 @@ def totals() -> Totals:
         pauses=1,
         counters=tuple(counters[name] for name in COUNTERS),
         block={"vda": (8 << 20, 16 << 20, 11, 22, 0), "nvme0n1": (4096, 0, 1, 0, 512)},
-        network={"eth0": (1_042_000, 180, 1000, 2, 0, 1)},
+        network={"eth0": (1_042_000, 180, 1000, 2, 0, 1, 120, 1)},
         process=(8 << 20, 20 << 20, 0, 20 << 20),
     )
 
@@ -149,7 +149,8 @@ def whole_view() -> View:
         "acme": TenantTotals(
             container_ns=300 * SECOND, paused_ns=SECOND, cpu_ns=24_691_357_802,
             memory_bytens2=10**25 + 1, block_read_bytes=16 << 20, block_write_bytes=32 << 20,
-            network_receive_bytes=1_042_000, network_transmit_bytes=180, containers=2,
+            network_receive_bytes=1_042_000, network_transmit_bytes=180,
+            network_egress_bytes=120, containers=2,
             cpu_allocated_ns=30 * SECOND, memory_allocated_bytens2=2 * 10**25,
         )
     }  # fmt: skip

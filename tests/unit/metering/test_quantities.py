@@ -32,7 +32,7 @@ RECORD = LedgerRecord(
     proc_read=7,
     proc_write=8,
     proc_cancelled=100,
-    net={"eth0": (11, 12, 13, 14), "eth1": (1, 1, 1, 1)},
+    net={"eth0": (11, 12, 13, 14, 5, 2), "eth1": (1, 1, 1, 1)},
 )
 
 
@@ -59,6 +59,8 @@ def test_every_measure_of_a_record() -> None:
         "running": Fraction("3.000000001"),
         "paused": Fraction("0.5"),
         "container": Fraction("3.500000001"),
+        "network_egress": 5,
+        "network_egress_packets": 2,
     }
 
 

@@ -173,7 +173,7 @@ def test_every_measure_can_be_sold() -> None:
         2, paused_ns=S, wall_end=NOVEMBER + 3 * S, cpu_ns=S, cpu_alloc_ns=2 * S,
         cpu_request_milli=500, mem_request=8, mem_bytens2=60 * S, mem_usage_bytens2=80 * S,
         mem_alloc_bytens2=70 * S, blk={"sda": (1, 2, 3, 4, 5)}, proc_read=6, proc_write=7,
-        net={"eth0": (8, 9, 10, 11)},
+        net={"eth0": (8, 9, 10, 11, 12, 13)},
     )  # fmt: skip
     for name, measure in MEASURES.items():
         if name == "running":
