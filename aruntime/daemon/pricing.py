@@ -30,7 +30,10 @@ log = structlog.get_logger()
 
 COSTS = "accrued.json"
 LONGEST_WAIT_SECONDS = 60.0
-"""Price changes are waited for in pieces, since the wall clock may be set meanwhile."""
+"""Price changes are waited for in pieces, since the wall clock may be set meanwhile; and costs
+are never older, but for the slow interval."""
+LARGEST_SHARE = 0.02
+"""Of a processor that adding up may take: with very many containers it is done less often."""
 KEEP_SECONDS = 60.0
 """How often the sums of costs are written down."""
 
@@ -131,21 +134,26 @@ class Pricing:
 
     async def _add_up(self) -> None:
         while True:
+            seconds = 0.0
             if self.store.book is not None:
                 try:
-                    await trio.to_thread.run_sync(self._refresh, self.store.book)
+                    seconds = await trio.to_thread.run_sync(self._refresh, self.store.book)
                 except (AruntimeError, OSError) as error:
                     log.warning("costs not brought up to date", error=str(error))
-            with trio.move_on_after(self._meter.rounds.slow_seconds):
+            pause = min(seconds / LARGEST_SHARE, LONGEST_WAIT_SECONDS)
+            with trio.move_on_after(max(self._meter.rounds.slow_seconds, pause)):
                 await self._loaded.wait()
 
-    def _refresh(self, book: PriceBook) -> None:
+    def _refresh(self, book: PriceBook) -> float:
+        """Returns the processor time that it took, in seconds."""
+        begun = time.thread_time()
         committed = self._meter.books.committed()
         with LedgerReader(self._meter.ledger_path) as reader:
             self._accrual.refresh(reader, book, committed.head_seq, committed.open_records)
             if time.monotonic() > self._kept_at + KEEP_SECONDS:
                 self._accrual.keep(reader.host()[0])
                 self._kept_at = time.monotonic()
+        return time.thread_time() - begun
 
 
 def read_book(path: str) -> bytes:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 
@@ -33,8 +34,10 @@ CostKey = tuple[str, str, str]
 
 Costs = Mapping[CostKey, Fraction]
 
-BATCH = 1000
+BATCH = 100
 """Records rated in one go."""
+REST_SECONDS = 0.005
+"""After each batch: a long ledger must not take the interpreter from the event loop."""
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +101,8 @@ class Accrual:
             corrected = [found for record in batch for found in _amended(reader, record)]
             _add(self._closed, batch, book, self._state, corrected)
             self._seq, self._hash = batch[-1].seq, batch[-1].hash
+            if len(batch) == BATCH:
+                time.sleep(REST_SECONDS)
         sums = dict(self._closed)
         open_state = State(self._state.running_ns)
         _add(sums, list(open_records), book, open_state)

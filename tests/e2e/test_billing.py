@@ -18,6 +18,7 @@ from aruntime_exporters.focus_files import read_csv, read_parquet
 from aruntime.metering.bill import Period, period_of
 from tests.harness import RunningDaemon, wait_until
 from tests.naive_bill import naive_bill, raw_records
+from tests.terminal import Terminal
 
 pytestmark = pytest.mark.e2e
 
@@ -210,6 +211,11 @@ def test_a_running_container_is_cut_where_a_price_changes(
     change = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=4)
     load_book(daemon, tmp_path / "book.toml", book_text(change))
     version = json.loads(daemon.out("price", "list", "--no-trunc", "--format", "json"))["Version"]
+    with Terminal(daemon, "monitor", "-i", "0.2", rows=30, columns=160) as screen:
+        # Half a euro a second, whatever else it uses.
+        screen.expect(r"1 running.* (?:1[89]|[2-9][0-9])\d\d\.\d{4} EUR/h")
+        screen.type("q")
+        assert screen.wait() == 0
     ledger = daemon.root / "ledger.db"
     wait_until(
         lambda: sum(one["kind"] == "price_change" for one in raw_records(ledger)) == 2,

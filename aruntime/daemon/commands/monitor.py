@@ -25,6 +25,7 @@ from aruntime.daemon.record import Container
 from aruntime.daemon.session import Session
 from aruntime.errors import AruntimeError, InvalidParameter, UsageError, os_error_text
 from aruntime.metering.host import cpu_count, memory_bytes
+from aruntime.metering.hourly import HourlyCost, Span, hourly_costs
 from aruntime.metering.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Monitor:
         self._daemon = daemon
         self._earlier: dict[str, Snapshot] = {}
         self._later: dict[str, Snapshot] = {}
+        self._costs: dict[str, HourlyCost] = {}
         self._view = view
         self._done = trio.Event()
 
@@ -128,10 +130,27 @@ class Monitor:
         for gone in self._later.keys() - found.keys():
             del self._later[gone]
             self._earlier.pop(gone, None)
+        await self._price()
+
+    async def _price(self) -> None:
+        """Bring costs an hour up to date, while there is a price book."""
+        book = self._daemon.pricing.store.book
+        if book is None:
+            return
+        spans = [
+            Span(self._daemon.parts.meter_subject(one), before.totals, now.totals, seconds)
+            for one in self._daemon.supervisor
+            if (now := self._later.get(one.id)) and (before := self._earlier.get(one.id))
+            if (seconds := (now.boot_ns - before.boot_ns) / 1e9) > 0
+        ]
+        self._costs = await trio.to_thread.run_sync(hourly_costs, book, spans, time.time_ns())
 
     def _rows(self) -> list[Row]:
         return [
-            row_of(one, self._later.get(one.id), self._earlier.get(one.id))
+            with_cost(
+                row_of(one, self._later.get(one.id), self._earlier.get(one.id)),
+                self._costs.get(one.id),
+            )
             for one in self._daemon.supervisor
         ]
 
@@ -195,6 +214,14 @@ def row_of(container: Container, now: Snapshot | None, before: Snapshot | None) 
         cpu_cores=(now.totals.cpu_ns - before.totals.cpu_ns) / 1e9 / seconds,
         received_rate=received, sent_rate=sent, read_rate=read, written_rate=written,
     )  # fmt: skip
+
+
+def with_cost(row: Row, cost: HourlyCost | None) -> Row:
+    """Return a row with what it costs an hour; what has ended costs nothing."""
+    if cost is None:
+        return row
+    is_over = row.status not in ("running", "paused")
+    return row._replace(cost_rate=0.0 if is_over else cost.amount, currency=cost.currency)
 
 
 async def run_monitor(session: Session, parsed: Parsed, daemon: Daemon) -> int:
