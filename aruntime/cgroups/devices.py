@@ -9,6 +9,7 @@ config-linux.md, "Allowed Device list"; Documentation/admin-guide/cgroup-v1/devi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -56,8 +57,23 @@ def device_access(resources: Resources) -> DeviceAccess:
     Raises:
         InvalidParameter: a rule is malformed.
     """
+    rules = resources.get("devices") or ()
+    try:
+        # With the types: True is not 1 here.
+        return _folded(tuple((*rule.items(), *map(type, rule.values())) for rule in rules))
+    except TypeError:  # malformed, so that it cannot be remembered: say what is wrong
+        return _fold(rules)
+
+
+@functools.lru_cache(maxsize=64)
+def _folded(rules: tuple[tuple[Any, ...], ...]) -> DeviceAccess:
+    """Fold once: most containers have the same rules, and nobody changes what comes out."""
+    return _fold([dict(rule[: len(rule) // 2]) for rule in rules])
+
+
+def _fold(rules: Iterable[Mapping[str, Any]]) -> DeviceAccess:
     allow_by_default, exceptions = False, dict[DeviceKey, str]()
-    for rule in resources.get("devices") or ():
+    for rule in rules:
         allow, key, access = _parse_rule(rule)
         if key is None:
             allow_by_default, exceptions = allow, {}

@@ -89,6 +89,8 @@ _LOAD, _JUMP, _EQUAL, _GREATER, _GREATER_EQUAL, _RETURN = 0x20, 0x05, 0x15, 0x25
 _OFFSET_NUMBER, _OFFSET_ARCH = 0, 4
 
 _programs: collections.OrderedDict[str, bytes] = collections.OrderedDict()
+_keys: collections.OrderedDict[int, tuple[Mapping[str, Any], str]] = collections.OrderedDict()
+"""Keys by identity of the object, which is kept so that its identity stays its own."""
 _lock = threading.Lock()
 
 
@@ -97,14 +99,14 @@ def compile_filter(seccomp: Mapping[str, Any], *, directory: str = "") -> bytes:
 
     Args:
         seccomp: the object, checked (:func:`aruntime.spec.validate`); its ``flags`` are for who
-            loads the program.
+            loads the program. It must not change any more.
         directory: where programs are kept on disk (made if missing, mode 0700); empty: nowhere.
 
     Raises:
         Unavailable: libseccomp is not installed.
         InvalidSpec: an action or architecture cannot be compiled, or the program is too long.
     """
-    key = _key(seccomp)
+    key = _key_of(seccomp)
     with _lock:
         found = _programs.get(key)
         if found is not None:
@@ -119,6 +121,19 @@ def compile_filter(seccomp: Mapping[str, Any], *, directory: str = "") -> bytes:
         while len(_programs) > _KEPT:
             _programs.popitem(last=False)
     return program
+
+
+def _key_of(seccomp: Mapping[str, Any]) -> str:
+    """Return the key of an object; that of one which was seen lately is remembered."""
+    known = _keys.get(id(seccomp))
+    if known is not None and known[0] is seccomp:
+        return known[1]
+    key = _key(seccomp)
+    with _lock:
+        _keys[id(seccomp)] = seccomp, key
+        while len(_keys) > _KEPT:
+            _keys.popitem(last=False)
+    return key
 
 
 def _key(seccomp: Mapping[str, Any]) -> str:

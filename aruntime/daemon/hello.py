@@ -85,3 +85,15 @@ async def receive_hello(connection: trio.socket.SocketType, decoder: wire.Decode
         if not received:
             return None
         decoder.feed(received)
+
+
+def numbers(payload: bytes, count: int) -> list[int]:
+    """Read the decimal numbers of a frame.
+
+    Raises:
+        ProtocolError: there are not exactly so many.
+    """
+    words = payload.split()
+    if len(words) != count or not all(word.isdigit() and len(word) < 10 for word in words):
+        raise wire.ProtocolError(f"malformed numbers {payload[:40]!r}")
+    return [int(word) for word in words]

@@ -62,8 +62,8 @@ def configure(log_format: str, log_level: str) -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
             _Threshold(LEVELS[log_level]),
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
             *renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),

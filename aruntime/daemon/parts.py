@@ -166,7 +166,6 @@ class Parts:
         if container.config.auto_remove:
             # Nothing waits for the disk here: a worker thread would cost more than the write.
             store.save_state(container.directory, container.state, durable=False)
-            await trio.lowlevel.checkpoint()
         else:
             await trio.to_thread.run_sync(store.save_state, container.directory, container.state)
 

@@ -111,6 +111,11 @@ class LogSink:
         """Whether somebody waits for growth (read by the pump thread)."""
         return self._followers > 0
 
+    def finish(self) -> None:
+        """Say that every source has ended (on the event loop only)."""
+        self.finished.set()
+        self.wake()
+
     def wake(self) -> None:
         """Let every waiting reader look again (on the event loop only)."""
         event, self._changed = self._changed, None
@@ -322,8 +327,9 @@ class Pump:
         source.close()
         sink.sources -= 1
         if not sink.sources:
-            self._soon(sink.finished.set)
-        self._soon(sink.wake)
+            self._soon(sink.finish)
+        elif sink.has_followers:
+            self._soon(sink.wake)
 
     def _rotate(self, sink: LogSink) -> None:
         try:

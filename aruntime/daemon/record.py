@@ -22,6 +22,7 @@ from aruntime.container.config import ContainerConfig
 from aruntime.container.state import ContainerState
 from aruntime.daemon.announcement import Announcement
 from aruntime.daemon.pump import LogSink
+from aruntime.daemon.turns import Turns
 
 if TYPE_CHECKING:
     from aruntime.daemon.launching import Prepared
@@ -123,7 +124,7 @@ class Container:
         self.exited = Announcement()
         self.removed = Announcement()
         self.woken: Announcement | None = None
-        self.lock = trio.Lock()
+        self.lock = Turns()
         self.stop_requested = False
         self.removing = False
         self.supervised: Announcement | None = None

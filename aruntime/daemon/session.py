@@ -18,13 +18,15 @@ from collections.abc import Callable
 import trio
 
 from aruntime import wire
-from aruntime.daemon.hello import Hello, Peer
+from aruntime.daemon.hello import Hello, Peer, numbers
 
 RECEIVE_BYTES = 64 << 10
 SEND_BYTES = 64 << 10
 SIGNALS_PENDING = 64
 """Signals kept for a command that is slow to take them; more are merged, as the kernel does."""
 FDS_PENDING = 4
+STREAMS = (wire.STDOUT, wire.STDERR)
+"""Frames that come in any number: others get their turn between two of them."""
 
 
 class _Opening:
@@ -160,7 +162,7 @@ class Session:
 
     async def copied(self) -> int:
         """Wait for the end of a copy; its exit code. If it failed, the client has said why."""
-        return _numbers(await self._errand(wire.COPY_END, b"", wire.COPIED), 1)[0]
+        return numbers(await self._errand(wire.COPY_END, b"", wire.COPIED), 1)[0]
 
     async def _open(self, kind: bytes, request: bytes, path: str) -> int:
         opening = _Opening()
@@ -189,7 +191,7 @@ class Session:
             OSError: as the client's system call failed.
         """
         request = os.fsencode(path) + b"\0" + content
-        (number,) = _numbers(await self._errand(wire.REPLACE, request, wire.REPLACED), 1)
+        (number,) = numbers(await self._errand(wire.REPLACE, request, wire.REPLACED), 1)
         if number:
             raise OSError(number, os.strerror(number), path)
 
@@ -204,7 +206,7 @@ class Session:
         request = b"%s\0%s\0%s" % (os.fsencode(name), action.encode(), given)
         answer = await self._errand(wire.CREDENTIAL, request, wire.CREDENTIAL_ANSWER)
         code, _, output = answer.partition(b"\0")
-        return _numbers(code, 1)[0], output
+        return numbers(code, 1)[0], output
 
     async def _errand(self, kind: bytes, request: bytes, answer: bytes) -> bytes:
         """Ask the client something that it answers with one frame."""
@@ -293,7 +295,7 @@ class Session:
             raise wire.ProtocolError("stdin after its end") from None
 
     def _resize(self, payload: bytes) -> None:
-        rows, columns = _numbers(payload, 2)
+        rows, columns = numbers(payload, 2)
         self.rows, self.cols = rows, columns
         try:
             self.resizes.receive_nowait()
@@ -305,7 +307,7 @@ class Session:
             pass  # the command has closed its end
 
     def _signal(self, payload: bytes) -> None:
-        (signum,) = _numbers(payload, 1)
+        (signum,) = numbers(payload, 1)
         if not self._signals_wanted:
             raise wire.ProtocolError("a signal that was not asked for")
         try:
@@ -318,7 +320,7 @@ class Session:
             raise wire.ProtocolError("an answer to no question")
         opening = self._openings.popleft()
         if payload:
-            (opening.errno,) = _numbers(payload, 1)
+            (opening.errno,) = numbers(payload, 1)
         elif not self._fds:
             raise wire.ProtocolError("an answer without its descriptor")
         elif opening.abandoned:
@@ -340,9 +342,9 @@ class Session:
         )
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                numbers = array.array("i")
-                numbers.frombytes(content[: len(content) // numbers.itemsize * numbers.itemsize])
-                self._fds.extend(numbers)
+                fds = array.array("i")
+                fds.frombytes(content[: len(content) // fds.itemsize * fds.itemsize])
+                self._fds.extend(fds)
         if len(self._fds) > FDS_PENDING or flags & socket.MSG_CTRUNC:
             raise wire.ProtocolError("too many descriptors")
         return received
@@ -357,17 +359,33 @@ class Session:
     ) -> None:
         """Send one frame. What a cancelled send leaves over goes out before the next frame.
 
-        Args:
-            kind: the frame's type.
-            payload: its payload.
-            committed: called once the frame is certain to be sent, unless the client goes.
+        ``committed`` is called once the frame is certain to be sent, unless the client goes.
         """
+        if kind not in STREAMS and not self._unsent and not self._send_lock.locked():
+            if committed is not None:
+                committed()
+            self._send_at_once(wire.frame(kind, payload))
+            if self._unsent:
+                async with self._send_lock:
+                    await self._flush()
+            return
         async with self._send_lock:
             await self._flush()
             if committed is not None:
                 committed()
             self._unsent = memoryview(wire.frame(kind, payload))
             await self._flush()
+
+    def _send_at_once(self, frame: bytes) -> None:
+        """Send what the client has room for, which costs no turn of the loop; keep the rest."""
+        if not self._gone:
+            self._unsent = memoryview(frame)
+            try:
+                self._unsent = self._unsent[os.write(self._connection.fileno(), frame) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._hang_up()
 
     async def _flush(self) -> None:
         try:
@@ -378,11 +396,3 @@ class Session:
             self._hang_up()
         if self._gone:
             await trio.lowlevel.checkpoint()
-
-
-def _numbers(payload: bytes, count: int) -> list[int]:
-    """Decimal numbers of a frame. Raises ProtocolError unless there are exactly so many."""
-    words = payload.split()
-    if len(words) != count or not all(word.isdigit() and len(word) < 10 for word in words):
-        raise wire.ProtocolError(f"malformed numbers {payload[:40]!r}")
-    return [int(word) for word in words]

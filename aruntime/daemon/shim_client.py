@@ -67,8 +67,9 @@ class ShimClient:
         lost: set when the connection ended, by :meth:`aclose` or because the shim died.
     """
 
-    def __init__(self, connection: trio.socket.SocketType) -> None:
-        self._socket = connection
+    def __init__(self, connection: socket.socket) -> None:
+        self._raw = connection
+        self._socket = trio.socket.from_stdlib_socket(connection)
         self._send_lock = trio.Lock()
         self._waiting: dict[tuple[str, str], trio.MemorySendChannel[Reply]] = {}
         self.lost = trio.Event()
@@ -81,13 +82,13 @@ class ShimClient:
         Raises:
             OSError: there is no socket, or nobody listens on it.
         """
-        connection = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        client = cls(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         try:
-            await connection.connect(path)
+            await client._socket.connect(path)
         except BaseException:
-            connection.close()
+            client.close()
             raise
-        return cls(connection)
+        return client
 
     async def hello(self) -> list[Reply]:
         """Introduce this daemon; return every child the shim holds, with its descriptors.
@@ -228,11 +229,25 @@ class ShimClient:
         ancillary = []
         if fds:
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds.values()))]
-        async with self._send_lock:
-            try:
+        try:
+            if not self._send_lock.locked() and self._sent_at_once(content, ancillary):
+                return
+            async with self._send_lock:
                 await self._socket.sendmsg([content], ancillary)
-            except OSError as error:
-                raise ShimUnavailable(f"{LOST} ({error.strerror})") from error
+        except OSError as error:
+            raise ShimUnavailable(f"{LOST} ({error.strerror})") from error
+
+    def _sent_at_once(self, content: bytes, ancillary: list[Any]) -> bool:
+        """Send a message if the shim has room for it, which costs no turn of the loop.
+
+        Raises:
+            OSError: the connection has ended.
+        """
+        try:
+            self._raw.sendmsg([content], ancillary)
+        except BlockingIOError:
+            return False
+        return True
 
     async def _receive(self) -> Reply | None:
         try:

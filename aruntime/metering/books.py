@@ -10,7 +10,7 @@ Out of scope: readings (:mod:`aruntime.metering.meter`), checkpoints and retenti
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -167,17 +167,36 @@ class Books:
     def offer(self, subject: Subject, reason: str) -> None:
         """Hand the account to the disk without waiting; a forgotten one never again.
 
-        Its last record drops it, and a later one would add its whole usage a second time.
+        Its last record drops it, and a later one would add its whole usage a second time. That
+        last one goes with whatever is written next, or after the next poll: it adds nothing to
+        what is on disk since the end, and the next daemon would find out by itself.
         """
         if not subject.removed or reason == "remove":
-            self.commits.offer(self.record(subject, reason))
-            self.want_commit()
+            self._offer(subject, reason)
+            if reason != "remove":
+                self.want_commit()
 
     async def commit(self, subject: Subject, reason: str) -> bool:
         """As :meth:`offer`, and wait for the disk; whether it took the account."""
         if subject.removed:
             return False
-        return await self.commits.commit(self.record(subject, reason))
+        self._offer(subject, reason)
+        return await self.commits.commit()
+
+    async def commit_after(self, work: Callable[[], object], subject: Subject, reason: str) -> bool:
+        """As :meth:`commit`, after work in a worker thread that brings the account up to date."""
+
+        def work_and_offer() -> None:
+            work()
+            if not subject.removed:
+                self._offer(subject, reason)
+
+        return await self.commits.commit_after(work_and_offer) and not subject.removed
+
+    def _offer(self, subject: Subject, reason: str) -> None:
+        """Take the record and put it into the gathering group; safe in any thread."""
+        with self.commits.order:
+            self.commits.offer(self.record(subject, reason))
 
     def want_commit(self) -> None:
         """Have what was offered written soon."""

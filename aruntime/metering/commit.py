@@ -8,6 +8,7 @@ that ends alone waits for no timer.
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -31,22 +32,30 @@ class _Group:
 
 
 class GroupCommit:
-    """The single writer of a :class:`LedgerFile`. State: the gathering group and a lock."""
+    """The single writer of a :class:`LedgerFile`. State: the gathering group and a lock.
+
+    Attributes:
+        order: held, by whatever thread, from when a record is taken from its container until it
+            is in the gathering group: so a later group never has an older account.
+    """
 
     def __init__(self, file: LedgerFile, health: Health) -> None:
         self._file = file
         self._health = health
         self._group = _Group()
         self._writer = trio.Lock()
+        self.order = threading.RLock()
 
     def offer(self, record: Record) -> None:
         """Hand over a record for the next write, without waiting for one."""
-        records = self._group.records
-        records[record.container_id] = joined(records.get(record.container_id), record)
+        with self.order:
+            records = self._group.records
+            records[record.container_id] = joined(records.get(record.container_id), record)
 
     def offer_note(self, note: Note) -> None:
         """Hand over a record of the host itself."""
-        self._group.notes.append(note)
+        with self.order:
+            self._group.notes.append(note)
 
     @property
     def pending(self) -> int:
@@ -72,10 +81,36 @@ class GroupCommit:
         group = self._group
         async with self._writer:
             if group.durable is None:
-                self._group = _Group()
+                with self.order:
+                    self._group = _Group()
                 with trio.CancelScope(shield=True):
                     error = await trio.to_thread.run_sync(self._write, group)
                 group.durable = error is None
+        return group.durable
+
+    async def commit_after(self, work: Callable[[], object]) -> bool:
+        """Do some work that offers records, and commit: in one turn of a worker thread if it can.
+
+        Cancelled, both are done all the same. Returns as :meth:`commit`.
+        """
+        durable = False
+        with trio.CancelScope(shield=True):
+            try:
+                self._writer.acquire_nowait()
+            except trio.WouldBlock:
+                await trio.to_thread.run_sync(work)
+                return await self.commit()
+            try:
+                durable = await trio.to_thread.run_sync(self._work_and_write, work)
+            finally:
+                self._writer.release()
+        return durable
+
+    def _work_and_write(self, work: Callable[[], object]) -> bool:
+        work()
+        with self.order:
+            group, self._group = self._group, _Group()
+        group.durable = self._write(group) is None
         return group.durable
 
     def _write(self, group: _Group) -> sqlite3.Error | None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from aruntime.kernel import process
 from aruntime.metering.account import COUNTERS, ProcessIo, Totals
+from aruntime.metering.clock import boottime_ns
 from aruntime.metering.health import Health
 from aruntime.metering.integrals import add_exec
 from aruntime.metering.reading import GONE, read_process_io
@@ -70,6 +71,22 @@ def finish(subject: Subject, zombie_pid: int, health: Health) -> None:
     except (OSError, ValueError) as error:
         health.polls_failed[controller_of(error)] += 1
         subject.give_up()
+
+
+def conclude(
+    subject: Subject,
+    zombie_pid: int,
+    health: Health,
+    linger_ns: int,
+    exit_code: int | None,
+    stopped: bool,
+) -> None:
+    """Take the final reading and end the incarnation in the ledger, where the account stands."""
+    finish(subject, zombie_pid, health)
+    subject.finished_ns = time.time_ns()
+    subject.drop_at_ns = boottime_ns() + linger_ns
+    oom_kills = subject.account.raw[OOM_KILLS]
+    subject.end(reason(oom_kills, exit_code, stopped=stopped), exit_code)
 
 
 def reason(oom_kills: int, exit_code: int | None, *, stopped: bool) -> str:

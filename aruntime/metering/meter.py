@@ -164,7 +164,6 @@ class Meter:
         account = begin(self._roster.account_of(subject.id), cgroup, boottime_ns(), is_new=True)
         added = self._roster.add(subject, add_restart(account) if restarted else account)
         added.begin()
-        await trio.lowlevel.checkpoint()
 
     async def resume_registration(self, subject: MeterSubject, status: str) -> None:
         """Meter a container that was taken back after a restart of the daemon.
@@ -299,13 +298,13 @@ class Meter:
             KeyError: the container was never registered.
         """
         subject = self._subjects[container_id]
-        await trio.to_thread.run_sync(ending.finish, subject, zombie_pid, self.health)
-        subject.finished_ns = time.time_ns()
-        subject.drop_at_ns = boottime_ns() + round(self.linger_seconds * 1e9)
-        oom_kills = subject.account.raw[OOM_KILLS]
-        subject.end(ending.reason(oom_kills, exit_code, stopped=stopped), exit_code)
-        durable = await self.books.commit(subject, "exit")
-        return Final(container_id, exit_code, oom_kills, subject.account.totals, durable)
+        linger_ns = round(self.linger_seconds * 1e9)
+        conclude = partial(
+            ending.conclude, subject, zombie_pid, self.health, linger_ns, exit_code, stopped
+        )
+        durable = await self.books.commit_after(conclude, subject, "exit")
+        account = subject.account
+        return Final(container_id, exit_code, account.raw[OOM_KILLS], account.totals, durable)
 
     async def recheck(
         self, container_id: str, *, unless_grown: Callable[[], object] | None = None

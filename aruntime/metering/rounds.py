@@ -68,6 +68,8 @@ class Rounds:
         for subject in complete:
             if self._roster.subjects.get(subject.about.id) is subject:
                 self._books.offer(subject, "poll")
+        if self._books.commits.pending:
+            self._books.want_commit()
 
     async def run(self) -> None:
         """Poll for ever, on an absolute schedule; a late cycle is counted, not made up.

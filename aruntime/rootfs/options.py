@@ -6,6 +6,9 @@ options of its file system. The ``r`` forms (``rro``) apply to the submounts of 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import msgspec
 
 from aruntime.errors import InvalidSpec
@@ -62,12 +65,18 @@ class MountOptions(msgspec.Struct, frozen=True):
     """``tmpcopyup``: a tmpfs begins with what the image has at its destination."""
 
 
-def parse(options: list[str]) -> MountOptions:
+def parse(options: Sequence[str]) -> MountOptions:
     """Sort a list of mount options.
 
     Raises:
         InvalidSpec: an option that this runtime does not honour.
     """
+    return _parse(tuple(options))
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(options: tuple[str, ...]) -> MountOptions:
+    """Sort once: most containers have the same mounts."""
     plain, recursive = [0, 0], [0, 0]
     propagation, propagation_recursive = 0, False
     parameters: list[tuple[str, str | None]] = []

@@ -5,12 +5,14 @@ Nothing is looked up: that is :mod:`aruntime.rootfs.resolve`, inside the contain
 
 from __future__ import annotations
 
+import functools
 import posixpath
 from collections.abc import Sequence
 
 from aruntime.errors import InvalidSpec
 
 
+@functools.lru_cache(maxsize=1024)
 def normal_path(path: str) -> str:
     """Return a path inside the container in normal form.
 

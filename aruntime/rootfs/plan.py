@@ -194,7 +194,7 @@ def _add_mount(
     bundle: str,
 ) -> None:
     destination = paths.normal_path(mount.get("destination") or "")
-    parsed = options.parse(list(mount.get("options") or ()))
+    parsed = options.parse(mount.get("options") or ())
     fstype = str(mount.get("type") or "")
     if not parsed.bind and fstype in ("cgroup", "cgroup2"):
         _add_cgroups(made, key, destination, parsed, cgroups, unified)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from aruntime.daemon.commands import values
 from aruntime.errors import UsageError
@@ -136,6 +136,39 @@ class Parsed:
         return cast("dict[str, list[str]]", self.values[name])
 
 
+class Tables(NamedTuple):
+    """What reading any line of a command needs, put together once."""
+
+    command: Command
+    long: dict[str, Flag]
+    short: dict[str, Flag]
+    defaults: dict[str, Any]
+    """Of every flag; lists and maps are made anew for each line."""
+    containers: tuple[tuple[str, Callable[[], Any]], ...]
+    """What makes the value of a list or map that has no other default."""
+
+
+_tables: dict[int, Tables] = {}
+
+
+def tables_of(command: Command) -> Tables:
+    """Return the tables of a command; commands live as long as the program."""
+    found = _tables.get(id(command))
+    if found is None or found.command is not command:
+        found = _tables[id(command)] = Tables(
+            command,
+            {n: f for f in command.flags for n in (f.name, *f.aliases)},
+            {f.short: f for f in command.flags if f.short},
+            {f.name: zero_value(f.kind) if f.default is None else f.default for f in command.flags},
+            tuple(
+                (f.name, type(zero_value(f.kind)))
+                for f in command.flags
+                if f.default is None and f.kind in ("list", "map", "filter")
+            ),
+        )
+    return found
+
+
 class _FlagWords:
     """One left-to-right reading of a command line; lives for one call of :func:`parse`."""
 
@@ -145,8 +178,9 @@ class _FlagWords:
         self.help = False
         self.args: list[str] = []
         self.found: dict[str, Any] = {}
-        self.long = {n: f for f in command.flags for n in (f.name, *f.aliases)}
-        self.short = {f.short: f for f in command.flags if f.short}
+        tables = tables_of(command)
+        self.long = tables.long
+        self.short = tables.short
         self.interspersed = command.interspersed
 
     def read(self) -> None:
@@ -297,10 +331,11 @@ def parse(command: Command, words: Sequence[str]) -> Parsed:
         line.read()
     except ValueError as error:
         raise UsageError(f"{error}; {command.see}") from None
-    found: dict[str, Any] = {}
-    for flag in command.flags:
-        default = zero_value(flag.kind) if flag.default is None else flag.default
-        found[flag.name] = line.found.get(flag.name, default)
+    tables = tables_of(command)
+    found = tables.defaults.copy()
+    for name, make in tables.containers:
+        found[name] = make()
+    found.update(line.found)
     if not line.help:
         _check_count(command, len(line.args))
     return Parsed(command, line.args, line.help, found, frozenset(line.found))

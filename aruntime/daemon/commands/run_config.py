@@ -67,6 +67,24 @@ class Request:
     """Makes the name of an anonymous volume."""
 
 
+LOOKING = (
+    "blkio-weight-device",
+    "device",
+    "device-read-bps",
+    "device-read-iops",
+    "device-write-bps",
+    "device-write-iops",
+    "mount",
+    "volume",
+)
+"""Flags that name files of the host, which are looked at."""
+
+
+def looks_at_host(parsed: Parsed) -> bool:
+    """Whether :func:`container_config` looks at files of the host, which may block."""
+    return not parsed.given.isdisjoint(LOOKING)
+
+
 def named_files(parsed: Parsed) -> list[str]:
     """List the files that the flags name: to be read at the caller's rights."""
     profiles = [

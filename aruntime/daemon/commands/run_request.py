@@ -17,7 +17,12 @@ import trio
 
 from aruntime.daemon.commands.names import check_name, new_id, random_name
 from aruntime.daemon.commands.pull import wanted_image
-from aruntime.daemon.commands.run_config import Request, container_config, named_files
+from aruntime.daemon.commands.run_config import (
+    Request,
+    container_config,
+    looks_at_host,
+    named_files,
+)
 from aruntime.daemon.commands.run_env import parse_key_values
 from aruntime.errors import InvalidParameter
 
@@ -58,7 +63,9 @@ async def requested_config(
         cpu_count=os.cpu_count() or 1,
         new_volume=lambda: secrets.token_hex(32),
     )
-    # Devices and bind sources are looked at: a dead network mount must not stop the daemon.
+    if not looks_at_host(parsed):
+        return container_config(parsed, image, request)
+    # A dead network mount must not stop the daemon.
     return await trio.to_thread.run_sync(container_config, parsed, image, request)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -114,3 +115,59 @@ async def test_refusal_is_counted_and_told(tmp_path: Path) -> None:
         assert not file.durable.unwritten  # opening is a restart: memory does not survive it
     finally:
         file.close()
+
+
+async def test_work_and_commit_in_one_turn(tmp_path: Path) -> None:
+    """What the work offers is in the write that follows, with what was offered before."""
+    gate = trio.Event()
+    gate.set()
+    file = GatedFile(str(tmp_path / "ledger.db"), gate)
+    file.open()
+    commits = GroupCommit(file, Health())
+    commits.offer(record("before"))
+    assert await commits.commit_after(lambda: commits.offer(record("by work")))
+    assert file.batches == [2]
+    assert file.durable.accounts.keys() == {"before", "by work"}
+    assert commits.pending == 0
+    file.close()
+
+
+async def test_commits_that_come_during_work(tmp_path: Path) -> None:
+    """They wait for the write, whichever group they are in; those offered late go with a later."""
+    gate = trio.Event()
+    file = GatedFile(str(tmp_path / "ledger.db"), gate)
+    file.open()
+    commits = GroupCommit(file, Health())
+    working, worked = threading.Event(), threading.Event()
+
+    def work() -> None:
+        working.set()
+        worked.wait()
+        commits.offer(record("worked"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(commits.commit_after, work)
+        await trio.to_thread.run_sync(working.wait)
+        nursery.start_soon(commits.commit, record("meanwhile"))
+        # Work that meets a writer takes a turn of its own and a later write.
+        nursery.start_soon(commits.commit_after, lambda: commits.offer(record("second")))
+        await trio.sleep(0.05)
+        worked.set()
+        await trio.sleep(0.05)
+        gate.set()
+    assert file.durable.accounts.keys() == {"worked", "meanwhile", "second"}
+    assert commits.pending == 0
+    file.close()
+
+
+async def test_cancelled_work_is_done(tmp_path: Path) -> None:
+    """A final reading that has begun is committed, whoever gives up."""
+    gate = trio.Event()
+    gate.set()
+    file = GatedFile(str(tmp_path / "ledger.db"), gate)
+    file.open()
+    commits = GroupCommit(file, Health())
+    with trio.move_on_after(0):
+        await commits.commit_after(lambda: commits.offer(record("a")))
+    assert file.durable.accounts.keys() == {"a"}
+    file.close()
