@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require_program
-from tests.e2e.test_ports import elsewhere, free_port, gateway
+from tests.e2e.test_ports import free_port, gateway
 from tests.harness import RunningDaemon, wait_until
+from tests.networks import elsewhere
 
 pytestmark = pytest.mark.e2e
 
