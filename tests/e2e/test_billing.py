@@ -99,7 +99,8 @@ METRICS = {
     "CPUUsed": "cpu_seconds", "MemoryUsed": "memory_byte_seconds", "BlockRead": "blkio_read_bytes",
     "BlockWrite": "blkio_write_bytes", "NetworkReceive": "network_receive_bytes",
     "NetworkTransmit": "network_transmit_bytes", "Container": "container_seconds",
-    "Paused": "paused_seconds",
+    "Paused": "paused_seconds", "CPUMax": "cpu_allocated_seconds",
+    "MemoryMax": "memory_allocated_byte_seconds", "NetworkEgress": "network_egress_bytes",
 }  # fmt: skip
 BILLED = {
     "CPUUsed": "cpu", "CPUMax": "", "MemoryUsed": "memory", "Container": "time",

@@ -39,8 +39,9 @@ FIELDS = {
     "ProcessRead": "process_read", "ProcessWrite": "process_write",
     "NetworkReceive": "network_receive", "NetworkTransmit": "network_transmit",
     "NetworkReceivePackets": "network_receive_packets",
-    "NetworkTransmitPackets": "network_transmit_packets", "Running": "running",
-    "Paused": "paused", "Container": "container",
+    "NetworkTransmitPackets": "network_transmit_packets", "NetworkEgress": "network_egress",
+    "NetworkEgressPackets": "network_egress_packets", "Running": "running", "Paused": "paused",
+    "Container": "container",
 }  # fmt: skip
 """Exact numbers by field: core-seconds, byte-seconds, bytes, requests, packets, seconds."""
 
