@@ -29,6 +29,7 @@ PACKAGES = {
     "nft": "nftables",
     "prometheus": "prometheus",
     "promtool": "prometheus",
+    "amtool": "prometheus-alertmanager",
     "debootstrap": "debootstrap",
     "skopeo": "skopeo",
     "umoci": "umoci",

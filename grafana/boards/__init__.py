@@ -1,0 +1,1 @@
+"""aruntime's Grafana dashboards as code; ``python -m grafana.boards`` writes their JSON."""
