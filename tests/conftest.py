@@ -35,6 +35,7 @@ PACKAGES = {
     "umoci": "umoci",
     "docker-registry": "docker-registry",
     "htpasswd": "apache2-utils",
+    "systemd-analyze": "systemd",
     "zsh": "zsh",
     "bash": "bash",
     "curl": "curl",

@@ -216,6 +216,11 @@ class RunningDaemon:
 @pytest.fixture(scope="session")
 def busybox_tar(busybox: str) -> bytes:
     """Return a root file system with busybox and its applets, as a tar archive."""
+    return busybox_archive(busybox)
+
+
+def busybox_archive(busybox: str) -> bytes:
+    """Make that archive of a busybox."""
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:

@@ -6,8 +6,10 @@ import json
 import signal
 import socket
 import subprocess
+import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +31,17 @@ class Prometheus:
         directory: for its configuration and its data.
         target: ``HOST:PORT`` it scrapes.
         job: further lines of the scrape's configuration, indented by four.
+        rules: rule files it evaluates.
     """
 
-    def __init__(self, directory: Path, target: str, job: str = "") -> None:
+    def __init__(
+        self, directory: Path, target: str, job: str = "", rules: Sequence[Path] = ()
+    ) -> None:
         self.port = free_port()
         config = directory / "prometheus.yml"
         config.write_text(
             "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+            f"rule_files: {json.dumps([str(path) for path in rules])}\n"
             "scrape_configs:\n"
             f"  - job_name: aruntime\n    static_configs: [{{targets: ['{target}']}}]\n{job}"
         )
@@ -61,11 +67,24 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return the result of an instant query."""
-        words = urllib.parse.urlencode({"query": expression})
-        url = f"http://127.0.0.1:{self.port}/api/v1/query?{words}"
-        with urllib.request.urlopen(url, timeout=5) as reply:
-            found: list[dict[str, Any]] = json.load(reply)["data"]["result"]
-            return found
+        return self._ask("query", query=expression)
+
+    def query_range(self, expression: str, start: float, end: float) -> list[dict[str, Any]]:
+        """Return the result of a range query, a point each second."""
+        return self._ask("query_range", query=expression, start=start, end=end, step=1)
+
+    def _ask(self, what: str, **parameters: object) -> list[dict[str, Any]]:
+        url = f"http://127.0.0.1:{self.port}/api/v1/{what}"
+        content = urllib.parse.urlencode(parameters).encode()
+        try:
+            with urllib.request.urlopen(url, content, timeout=10) as reply:
+                answer = json.load(reply)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise AssertionError(f"{parameters['query']}: {error.read().decode()}") from error
+        assert answer["status"] == "success", answer
+        found: list[dict[str, Any]] = answer["data"]["result"]
+        return found
 
     def close(self) -> None:
         """Stop it."""
