@@ -39,6 +39,7 @@ PACKAGES = {
     "zsh": "zsh",
     "bash": "bash",
     "curl": "curl",
+    "iperf3": "iperf3",
     "docker": "docker.io",
     "dockerd": "docker.io",
     "conmon": "conmon",

@@ -22,6 +22,8 @@ LATENCY_NONE, LATENCY_BRIDGE = "run, network none", "run, network bridge"
 EXEC, PAUSE, RESUME, PS = "exec", "pause", "resume", "ps"
 THROUGHPUT = "containers per second, {} in parallel"
 MEMORY, LOGS = "memory per idle container", "log throughput"
+NETWORK_COST = "run, what a network costs"
+NETWORK = "container to host, iperf3"
 
 
 class Engine(Protocol):

@@ -16,6 +16,8 @@ class Goal:
     measure: str
     peer: str
     limit: float
+    unit: str = "kB"
+    """Of our own figure."""
 
 
 GOALS = (
@@ -26,6 +28,8 @@ GOALS = (
     Goal("pause: not slower than docker", engine.PAUSE, "docker", 1),
     Goal("ps: less time than docker", engine.PS, "docker", 1),
     Goal("at most 20 kB per idle container", engine.MEMORY, "", 20),
+    Goal("a network costs a run at most 5 ms", engine.NETWORK_COST, "", 5, "ms"),
+    Goal("container to host: not slower than docker", engine.NETWORK, "docker", 1),
     Goal("logs: 8 times docker's MB/s", engine.LOGS, "docker", 8),
 )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import engine, image
+from tests.bench import engine, image, network
 from tests.bench.engine import IDLE, Engine, Names
 from tests.bench.figures import Results
 from tests.bench.place import CommandFailed
@@ -78,12 +78,22 @@ class Bench:
 
 def latency(bench: Bench) -> None:
     """Start-to-exit of `run --rm busybox true`."""
-    for measure, network in ((engine.LATENCY_BRIDGE, "bridge"), (engine.LATENCY_NONE, "none")):
+    for measure, name in ((engine.LATENCY_BRIDGE, "bridge"), (engine.LATENCY_NONE, "none")):
         for each in bench.turns(measure, 1):
-            each.runner.measure([each.run(network, "true")])
+            each.runner.measure([each.run(name, "true")])
         for each in bench.turns(measure, bench.plan.rounds):
-            seconds, _ = each.runner.measure([each.run(network, "true")])
+            seconds, _ = each.runner.measure([each.run(name, "true")])
             bench.add_seconds(measure, each, seconds)
+
+
+def network_cost(bench: Bench) -> None:
+    """What `run` takes longer with a bridge than without: pairs, one right after the other."""
+    for each in bench.turns(engine.NETWORK_COST, bench.plan.rounds):
+        if engine.LATENCY_BRIDGE in each.lacks:
+            continue
+        words = [each.run("bridge", "true"), each.run("none", "true")]
+        _, (bridge, none) = each.runner.measure(words)
+        bench.add_seconds(engine.NETWORK_COST, each, bridge - none)
 
 
 def exec_(bench: Bench) -> None:
@@ -116,8 +126,8 @@ def throughput(bench: Bench) -> None:
     for parallel, count in PARALLEL.items():
         measure = engine.THROUGHPUT.format(parallel)
         for each in bench.turns(measure, bench.plan.heavy_rounds):
-            network = "none" if engine.LATENCY_BRIDGE in each.lacks else "bridge"
-            words = [each.run(network, "true") for _ in range(count)]
+            kind = "none" if engine.LATENCY_BRIDGE in each.lacks else "bridge"
+            words = [each.run(kind, "true") for _ in range(count)]
             seconds, _ = each.runner.measure(words, parallel)
             bench.results.add(measure, each.name, "1/s", count / seconds, more_is_better=True)
 
@@ -149,6 +159,18 @@ def pss_bytes(pids: Sequence[int]) -> int:
             continue
         total += next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
     return total
+
+
+def network_(bench: Bench) -> None:
+    """Gigabits per second that a container sends to the host."""
+    if lacking := network.missing():
+        bench.plan.say(f"network is left out, not installed: {lacking}")
+        return
+    for each in bench.turns(engine.NETWORK, bench.plan.rounds):
+        if engine.LATENCY_BRIDGE in each.lacks:
+            continue
+        rate = network.bits_per_second(each) / 1e9
+        bench.results.add(engine.NETWORK, each.name, "Gbit/s", rate, more_is_better=True)
 
 
 def logs(bench: Bench) -> None:
@@ -183,6 +205,8 @@ KINDS: dict[str, Callable[[Bench], None]] = {
     "ps": ps,
     "throughput": throughput,
     "logs": logs,
+    "network": network_,
+    "network-cost": network_cost,
 }
 """In this order by default. Memory comes first: a daemon that has been busy keeps freed memory, in
 which idle containers would then cost nothing."""

@@ -64,7 +64,7 @@ def goal_row(verdict: Verdict) -> list[str]:
     goal = verdict.goal
     if verdict.figure is None:
         return [goal.text, "not measured", "?"]
-    measured = number(verdict.figure) + (" ×" if goal.peer else " kB")
+    measured = number(verdict.figure) + (" ×" if goal.peer else f" {goal.unit}")
     return [goal.text, measured, "yes" if verdict.is_met else "NO"]
 
 

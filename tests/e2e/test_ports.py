@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -210,26 +211,41 @@ def test_ports_survive_the_daemon(daemon: RunningDaemon) -> None:
     assert "elements" not in elements(daemon)
 
 
-def test_loopback_of_the_host_stays_its_own(shared_daemon: RunningDaemon) -> None:
-    """route_localnet lets the host out by 127.0.0.1, and no container in."""
-    daemon = shared_daemon
-    port = free_port()
-    daemon.run("run", "-d", "--name", "web", "-p", f"{port}:80", "busybox", *GREET)
-    assert answers("127.0.0.1", port) == "hello"
-    with socket.socket() as private:
+SEND_TO_LOOPBACK = """
+import socket, struct, sys
+mac, source, port = sys.argv[1:]
+datagram = struct.pack("!HHHH", 4000, int(port), 12, 0) + b"knock"[:4]
+head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(datagram), 0, 0, 64, 17, 0)
+head += socket.inet_aton(source) + socket.inet_aton("127.0.0.1")
+total = sum(struct.unpack("!10H", head))
+total = (total & 0xFFFF) + (total >> 16)
+head = head[:10] + struct.pack("!H", ~total & 0xFFFF) + head[12:]
+raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+raw.bind(("eth0", 0))
+own = raw.getsockname()[4]
+raw.send(bytes.fromhex(mac.replace(":", "")) + own + bytes([8, 0]) + head + datagram)
+"""
+
+
+def test_loopback_of_the_host_stays_its_own(daemon: RunningDaemon) -> None:
+    """route_localnet lets the host out by 127.0.0.1, and no container in (CVE-2020-8558)."""
+    daemon.run("run", "-d", "--name", "web", "-P", "--expose", "80", "busybox", "sleep", "999")
+    about = settings(daemon, "web")["NetworkSettings"]
+    mac = Path(f"/sys/class/net/{daemon.bridge}/address").read_text().strip()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as private:
         private.bind(("127.0.0.1", 0))
-        private.listen()
-        number = private.getsockname()[1]
-        script = (
-            f"ip route add 127.0.0.2/32 via {gateway(daemon)}; ip route flush table local; "
-            f"ip route add 127.0.0.1/32 via {gateway(daemon)}; "
-            f"nc -w 1 127.0.0.1 {number} </dev/null && echo reached"
-        )
-        tried = daemon.run(
-            "run", "--rm", "--cap-add", "NET_ADMIN", "busybox", "sh", "-c", script, code=None
-        )
-        assert "reached" not in tried.stdout
-        private.settimeout(0.1)
+        private.settimeout(0.2)
+        knock = [
+            "nsenter", f"--net={about['SandboxKey']}", sys.executable, "-c", SEND_TO_LOOPBACK,
+            mac, about["IPAddress"], str(private.getsockname()[1]),
+        ]  # fmt: skip
+        subprocess.run(knock, check=True)
         with pytest.raises(TimeoutError):
-            private.accept()
+            private.recv(9)
+        # Without the rules it does arrive: the attack is one.
+        subprocess.run(
+            ["/usr/sbin/nft", "flush", "chain", "ip", daemon.bridge, "loopback"], check=True
+        )
+        subprocess.run(knock, check=True)
+        assert private.recv(9) == b"knoc"
     daemon.run("rm", "-f", "web")

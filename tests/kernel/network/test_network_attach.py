@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import struct
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from ipaddress import IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 from pyroute2 import IPRoute
 
 from aruntime.errors import AddressPoolExhausted, Conflict, Unavailable
 from aruntime.kernel import netlink
-from aruntime.network import attach, default_definition, nat, nft
+from aruntime.network import attach, nat, nft
 from aruntime.network import bridge as bridges
 from aruntime.network.attach import Network, without_network
 from aruntime.network.nfnetlink import NfTables, Table
@@ -515,77 +512,3 @@ def test_the_real_host_is_untouched(host: Host, network: Network) -> None:
 def link_names() -> list[str]:
     """Return the names of the links of this namespace."""
     return [name for _, name in socket.if_nameindex()]
-
-
-NEIGHBOUR_ADVERTISEMENT = 136
-ICMP6, ETH_P_IPV6 = 58, 0x86DD
-
-
-def advertisement(source: IPv6Address, target: IPv6Address, mac: bytes) -> bytes:
-    """Return a frame in which somebody says that an address is at a hardware address (RFC 4861)."""
-    everybody = IPv6Address("ff02::1")
-    body = struct.pack("!BBHI", NEIGHBOUR_ADVERTISEMENT, 0, 0, 0x20000000) + target.packed
-    body += b"\2\1" + mac
-    summed = source.packed + everybody.packed + struct.pack("!II", len(body), ICMP6) + body
-    total = sum(struct.unpack(f"!{len(summed) // 2}H", summed))
-    total = (total & 0xFFFF) + (total >> 16)
-    total = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
-    body = body[:2] + total.to_bytes(2, "big") + body[4:]
-    head: bytes = struct.pack("!IHBB", 0x60000000, len(body), ICMP6, 255) + source.packed
-    frame: bytes = (
-        bytes.fromhex("333300000001") + mac + ETH_P_IPV6.to_bytes(2, "big") + head
-        + everybody.packed + body
-    )  # fmt: skip
-    return frame
-
-
-def send_frame(frame: bytes) -> None:
-    """Send a frame as it is."""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IPV6)) as raw:
-        raw.bind(("eth0", ETH_P_IPV6))
-        raw.send(frame)
-
-
-def sniffer() -> socket.socket:
-    """Open a socket that sees the IPv6 frames that come in."""
-    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IPV6))
-    raw.bind(("eth0", ETH_P_IPV6))
-    raw.settimeout(0.05)
-    return raw
-
-
-def advertised(raw: socket.socket) -> list[IPv6Address]:
-    """Return the targets of the advertisements that have arrived, until none comes any more."""
-    found = []
-    with contextlib.suppress(TimeoutError):
-        while True:
-            frame = raw.recv(2048)
-            if frame[54] == NEIGHBOUR_ADVERTISEMENT:
-                found.append(IPv6Address(frame[62:78]))
-    return found
-
-
-@pytest.mark.parametrize("repaired", [False, True])
-def test_neighbours_advertise_themselves_only(host: Host, tmp_path: Path, repaired: bool) -> None:
-    """IPv6 works, and nobody can say that another's address is at its own hardware address."""
-    if not Path("/proc/sys/net/ipv6").exists():
-        pytest.skip("this host has no IPv6")
-    definition = msgspec.structs.replace(
-        default_definition("artest6", SUBNET), subnet6="fd00:77::/64", gateway6="fd00:77::1"
-    )
-    with closing(Network(definition, tmp_path / "leases")) as network:
-        one, two = (host.run(network.attach, asked(digit)) for digit in "ab")
-        assert not any("can send from any address" in text for text in one.repairs)
-        if repaired:
-            host.run(network.ensure)  # the sets are now as nft wrote them
-        first, second = host.container(one.netlink), host.container(two.netlink)
-        talk(second, first, two.ip6)
-        mac, own, other = (
-            bytes.fromhex(one.mac.replace(":", "")), IPv6Address(one.ip6), IPv6Address(two.ip6)
-        )  # fmt: skip
-        with second.run(sniffer) as raw:
-            first.run(send_frame, advertisement(own, IPv6Address("fd00:77::1"), mac))
-            first.run(send_frame, advertisement(own, other, mac))
-            first.run(send_frame, advertisement(other, other, mac))
-            first.run(send_frame, advertisement(own, own, mac))
-            assert advertised(raw) == [own]
