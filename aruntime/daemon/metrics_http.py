@@ -31,8 +31,12 @@ journal = structlog.get_logger()
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
-MAX_CONNECTIONS = 64
+MAX_CONNECTIONS = 256
 """More are closed at once; a host has a handful of scrapers."""
+CROWD = 8
+"""With more connections than this a page is served for a while instead of made for each."""
+CROWD_SECONDS = 0.5
+"""For how long: less than the time between two readings, so a scraper misses nothing."""
 MAX_HEADER_BYTES = 16384
 HEADER_SECONDS = 10.0
 """From the first byte of a request to the end of its header; for a TLS handshake."""
@@ -63,11 +67,13 @@ class Response(NamedTuple):
 
 
 class _Page:
-    """A page that is being made; everyone who wants the same one waits for it."""
+    """A page that is being made, or was; everyone who wants the same one waits for it."""
 
     def __init__(self) -> None:
         self.made = trio.Event()
         self.body: tuple[bytes, ...] | None = None
+        self.expires = 0.0
+        """When nobody gets it any more, by trio's clock."""
 
 
 class MetricsServer:
@@ -126,6 +132,10 @@ class MetricsServer:
             task_status.started(bound)
             await trio.serve_listeners(self._converse, listeners)
 
+    def _may_serve_again(self, page: _Page) -> bool:
+        """Whether a crowd may have a page that was made just now."""
+        return self._connections > CROWD and trio.current_time() < page.expires
+
     async def _converse(self, stream: trio.SocketStream) -> None:
         """One connection, request after request."""
         self._connections += 1
@@ -141,6 +151,10 @@ class MetricsServer:
             pass  # the client went or does not take its answer; nobody is left to be told
         finally:
             self._connections -= 1
+            if self._connections <= CROWD:
+                self._pages = {
+                    key: one for key, one in self._pages.items() if not one.made.is_set()
+                }
 
     async def _securely(self, stream: trio.SocketStream) -> None:
         with trio.fail_after(HEADER_SECONDS):
@@ -196,17 +210,19 @@ class MetricsServer:
         packed = _accepts_gzip(_header(request, b"accept-encoding"))
         key = (exporter.path, content_type, packed)
         page = self._pages.get(key)
-        if page is None:
+        if page is None or (page.made.is_set() and not self._may_serve_again(page)):
             page = self._pages[key] = _Page()
             try:
                 # Shielded: others may be waiting for this page although its first reader left.
                 with trio.CancelScope(shield=True):
                     page.body = await trio.to_thread.run_sync(_make, exporter, content_type, packed)
+                page.expires = trio.current_time() + CROWD_SECONDS
             except Exception:
                 journal.exception("page cannot be made", path=exporter.path)
             finally:
-                del self._pages[key]
                 page.made.set()
+                if not self._may_serve_again(page):
+                    self._pages.pop(key, None)
         await page.made.wait()
         if page.body is None:
             return Response(500, (b"the page cannot be made; see the daemon's log\n",))

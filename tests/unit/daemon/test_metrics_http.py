@@ -224,6 +224,35 @@ async def test_scrapes_share_a_page(tmp_path: Path) -> None:
     assert exporter.made == 1
 
 
+async def test_a_crowd_shares_a_page_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many clients connected a page is made once for the time it may serve, not for each."""
+    monkeypatch.setattr(metrics_http, "CROWD", 3)
+    monkeypatch.setattr(metrics_http, "CROWD_SECONDS", 60.0)
+    exporter = Exporter()
+    async with serving(exporter, tmp_path) as address:
+        for _ in range(3):
+            assert (await ask(address, "/metrics"))[1] == PAGE
+        assert exporter.made == 3
+
+        crowd = [await trio.open_tcp_stream(*address) for _ in range(4)]
+        for stream in crowd:
+            await stream.send_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert await stream.receive_some(4096)
+        for _ in range(5):
+            assert (await ask(address, "/metrics"))[1] == PAGE
+        assert exporter.made == 4
+
+        monkeypatch.setattr(metrics_http, "CROWD_SECONDS", 0.0)
+        exporter.page = b"new"
+        for stream in crowd:
+            await stream.aclose()
+        with trio.fail_after(5):
+            while (await ask(address, "/metrics"))[1] != b"new":
+                await trio.sleep(0.01)  # the server has not seen the ends yet
+
+
 def connections(exporter: Exporter, address: tuple[str, int]) -> int:
     """Established connections to the server whose requests it has read (proc(5), net/tcp)."""
     port = f":{address[1]:04X}"
