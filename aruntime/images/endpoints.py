@@ -139,6 +139,8 @@ class Spot(NamedTuple):
     """What the archive's first name becomes there; empty: it stays, or is ``./``."""
     exists: bool
     """Whether that is there already; it is no directory then."""
+    is_file: bool = False
+    """Whether it is a regular file."""
 
 
 def find_spot(place: Place, path: bytes) -> Spot:
@@ -162,7 +164,7 @@ def find_spot(place: Place, path: bytes) -> Spot:
         except FileNotFoundError:
             return Spot(directory, name, False)
         if not stat.S_ISLNK(status.st_mode):
-            return Spot(directory, name, True)
+            return Spot(directory, name, True, stat.S_ISREG(status.st_mode))
         target = os.readlink(name, dir_fd=directory)
         os.close(directory)
         path = target if target.startswith(b"/") else parent + b"/" + target
@@ -194,6 +196,8 @@ def check_spot(spot: Spot, path: bytes, is_directory: bool) -> None:
     if not spot.name or (is_directory and not spot.exists):
         return
     text = os.fsdecode(path)
+    if spot.exists and not spot.is_file:
+        raise Conflict(f"cannot copy to {text}: it is neither a file nor a directory")
     if is_directory:
         raise Conflict(f"cannot copy a directory to {text}: that is no directory")
     if path.endswith((b"/", b"/.")):

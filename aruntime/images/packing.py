@@ -19,7 +19,7 @@ import stat
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
-from aruntime.errors import Conflict
+from aruntime.errors import Conflict, Unavailable
 from aruntime.images import attributes, tar, tar_headers
 from aruntime.images.compression import CHUNK, write_all
 from aruntime.images.layers import OPAQUE_WHITEOUT, WHITEOUT
@@ -78,7 +78,13 @@ class Writer:
     def flush(self) -> None:
         """Write what is gathered."""
         self._alive()
-        write_all(self._fd, b"".join(self._pieces))
+        try:
+            write_all(self._fd, b"".join(self._pieces))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            reason = os.strerror(error.errno or errno.EIO).lower()
+            raise Unavailable(f"cannot write the archive: {reason}") from error
         self.size += self._gathered
         self._pieces.clear()
         self._gathered = 0

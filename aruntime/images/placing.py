@@ -29,6 +29,10 @@ TEMPORARY = b".aruntime-cp-"
 SPECIAL_BITS = 0o6000
 USER_XATTR = b"user."
 DEVICES = frozenset({tar.CHARACTER, tar.BLOCK_DEVICE})
+REPLACEABLE = frozenset({stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR})
+KINDS = {
+    tar.CHARACTER: stat.S_IFCHR, tar.BLOCK_DEVICE: stat.S_IFBLK, tar.FIFO: stat.S_IFIFO
+}  # fmt: skip
 
 
 class Rules(NamedTuple):
@@ -188,10 +192,8 @@ class _Placer:
             return
         parent, name = self._tree.parent(path)
         present = _status(parent, name)
-        is_directory = present is not None and stat.S_ISDIR(present.st_mode)
-        if present is not None and is_directory != (found.type == tar.DIRECTORY):
-            kinds = "a directory with something else" if is_directory else "a file with a directory"
-            raise Conflict(f"cannot replace {kinds}: {shown(path)}")
+        if present is not None:
+            check_replacement(found, path, present)
         self._count += 1
         match found.type:
             case tar.DIRECTORY:
@@ -261,6 +263,21 @@ class _Placer:
             os.link(base, temporary, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
 
         self._replace(parent, name, make)
+
+
+def check_replacement(found: Entry, path: bytes, present: os.stat_result) -> None:
+    """Check that an entry may take the place of what is there.
+
+    Raises:
+        Conflict: it may not.
+    """
+    is_directory = stat.S_ISDIR(present.st_mode)
+    if is_directory != (found.type == tar.DIRECTORY):
+        kinds = "a directory with something else" if is_directory else "a file with a directory"
+        raise Conflict(f"cannot replace {kinds}: {shown(path)}")
+    kind = stat.S_IFMT(present.st_mode)
+    if kind not in REPLACEABLE and KINDS.get(found.type) != kind:
+        raise Conflict(f"cannot replace a device, pipe or socket: {shown(path)}")
 
 
 def _status(parent: int, name: bytes) -> os.stat_result | None:

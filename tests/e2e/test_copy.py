@@ -220,6 +220,8 @@ def test_export_and_import(shared_daemon: RunningDaemon, changed: str, tmp_path:
         [shared_daemon.client, "export", changed], env=shared_daemon.env, capture_output=True
     )
     assert piped.stdout == file.read_bytes()
+    full = shared_daemon.run("export", "-o", "/dev/full", changed, code=125)
+    assert full.stderr == "aruntime: cannot write the archive: no space left on device\n"
     shared_daemon.run("import", str(file), "exported")
     script = "cat /new/deep/f; stat -c %s,%b /new/sparse; ls /home"
     out = shared_daemon.out("run", "--rm", "exported", "sh", "-c", script).split("\n")

@@ -176,5 +176,21 @@ def test_save_to_a_file_and_to_a_pipe(daemon: RunningDaemon, tmp_path: Path) -> 
     os.mkfifo(fifo)
     with daemon.popen("save", "-o", str(fifo), "busybox"), fifo.open("rb") as reader:
         assert reader.read() == piped.stdout
+    full = daemon.run("save", "-o", "/dev/full", "busybox", code=125)
+    assert full.stderr.startswith("aruntime: /dev/full: no space left on device; ")
     refused = daemon.run("save", "-o", str(tmp_path / "no/such"), "busybox", code=125)
     assert refused.stderr.endswith("no such file or directory\n")
+
+
+def test_a_second_container_copies_nothing(daemon: RunningDaemon) -> None:
+    """It has the image's layers below it, and takes 64 KiB of the disk at most."""
+    daemon.run("run", "--name", "first", "busybox", "true")
+    daemon.run("run", "--name", "second", "busybox", "true")
+    shown = "{{.Id}} {{.GraphDriver.Data.LowerDir}}"
+    first, second = (
+        daemon.out("inspect", "-f", shown, name).split() for name in ("first", "second")
+    )
+    assert first[1] == second[1]
+    paths = [daemon.root / "containers" / second[0]]
+    paths += paths[0].rglob("*")
+    assert sum(path.lstat().st_blocks * 512 for path in paths) <= 64 << 10

@@ -7,6 +7,7 @@ those are written on the event loop. What a failed command has written so far st
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -63,7 +64,16 @@ async def opened(session: Session, path: str) -> AsyncIterator[Write]:
             os.close(fd)
         return
     async with trio.lowlevel.FdStream(fd) as stream:
-        yield stream.send_all
+
+        async def send(content: bytes) -> None:
+            try:
+                await stream.send_all(content)
+            except trio.BrokenResourceError as error:
+                cause = error.__cause__
+                number = cause.errno if isinstance(cause, OSError) else errno.EPIPE
+                raise OSError(number, os.strerror(number or errno.EIO), path) from error
+
+        yield send
 
 
 @contextlib.asynccontextmanager

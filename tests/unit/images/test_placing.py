@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,17 @@ def test_what_stands_in_the_way_of_its_own_kind_only(world: Path) -> None:
     with pytest.raises(Conflict, match="cannot replace a file with a directory: 'dir'"):
         put(archive_of(world / "dir"), world / "there")
     assert listing(world / "there") == ["dir", "file", "file/kept"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.mknod(path, 0o020666, 0x107)])
+def test_devices_and_pipes_are_not_replaced(world: Path, make: Callable[[Path], None]) -> None:
+    """``cp c:/file /dev/full`` must not leave a file there."""
+    make(world / "there/file")
+    kind = (world / "there/file").stat().st_mode
+    for target in ("there/file", "there"):
+        with pytest.raises(Conflict, match=r"neither a file|cannot replace a device"):
+            put(archive_of(world / "file"), world / target)
+    assert (world / "there/file").stat().st_mode == kind
 
 
 def test_a_replaced_file_is_another_one(world: Path) -> None:
