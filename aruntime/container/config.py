@@ -160,6 +160,8 @@ class ContainerConfig(msgspec.Struct, kw_only=True):
     sysctls: dict[str, str] = {}
     shm_size: int = 64 << 20
     oom_score_adj: int = 0
+    network_rate_bits: int = 0
+    """Bits per second that each of its links carries in each direction; 0: no limit."""
     dns: list[str] = []
     dns_search: list[str] = []
     dns_options: list[str] = []

@@ -63,6 +63,7 @@ def request(
         ip6=connection.ip6,
         mac=connection.mac,
         hairpin=bool(container.config.ports),
+        rate_bytes=container.config.network_rate_bits // 8,
         netns_fd=netns_fd,
         name=container.config.name,
         aliases=connection.aliases,

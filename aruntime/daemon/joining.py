@@ -21,7 +21,7 @@ import structlog
 import trio
 
 from aruntime.container.config import Connection
-from aruntime.daemon import connections, networking
+from aruntime.daemon import connections, etc_files, networking
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.record import Container
 from aruntime.errors import AruntimeError, Conflict
@@ -125,6 +125,7 @@ def join(parts: Parts, container: Container, connection: Connection) -> None:
         AruntimeError, OSError: nothing of it is left.
     """
     number = next_interface(parts, container)
+    files = etc_files.contents(parts, container)
     internal = parts.networks.get(connection.network).definition.internal
     leads_out = not internal and connections.way_out(parts, container) is None
     with network_namespace(container) as fd:
@@ -134,6 +135,7 @@ def join(parts: Parts, container: Container, connection: Connection) -> None:
         (attachment,) = parts.networks.attach({connection.network: request})
         try:
             live.connect(fd, attachment.netlink)
+            etc_files.refresh(parts, container, files)
             if leads_out and container.config.ports:
                 connections.publish(parts, container)
         except BaseException:
@@ -176,9 +178,11 @@ def leave(parts: Parts, container: Container, name: str) -> None:
         OSError: the kernel refused.
     """
     former = connections.way_out(parts, container)
+    files = etc_files.contents(parts, container)
     if name in parts.networks:
         parts.networks.get(name).unlink(container.id)
     parts.networks.detach(container.id, name)
+    etc_files.refresh(parts, container, files)
     places = parts.networks.endpoints.of(container.id)
     container.address = places[0].ip if places else ""
     if former is not None and former.network == name:
@@ -207,6 +211,33 @@ def lead_out(parts: Parts, container: Container) -> None:
     if container.state.ports:
         connections.open_to_loopback(parts, place)
         parts.networks.ports.move(container.id, place.ip)
+
+
+def set_rate(parts: Parts, container: Container, rate_bytes: int) -> None:
+    """Give every link of a running container another rate, 0 for none (blocks).
+
+    Raises:
+        OSError: the kernel refused; some links may have it then.
+    """
+    with network_namespace(container) as fd:
+        for endpoint in parts.networks.endpoints.of(container.id):
+            ifindex = parts.networks.get(endpoint.network).ifindex(container.id)
+            inner = encode.ETH0_IFINDEX + interface_number(endpoint)
+            with _without_rate():
+                live.send_inside(fd, encode.encode_rate(inner, rate_bytes))
+            with _without_rate():
+                if ifindex is not None:
+                    live.send(encode.encode_rate(ifindex, rate_bytes))
+
+
+@contextlib.contextmanager
+def _without_rate() -> Iterator[None]:
+    """Take it for no error that a link has no rate that could be taken away."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
 
 
 def repair(parts: Parts, container: Container) -> None:

@@ -347,6 +347,7 @@ class Network:
             interface=number,
             netns_fd=netns_fd,
             hairpin=request.hairpin,
+            rate_bytes=request.rate_bytes,
         )
         address6 = None
         if gateway6 is not None and lease.ip6 is not None:
@@ -357,6 +358,7 @@ class Network:
             interface=number,
             address6=address6,
             gateway6=int(gateway6.ip) if gateway6 is not None and leads_out else 0,
+            rate_bytes=request.rate_bytes,
         )
         settings = encode.sysctls(number, ipv6=address6 is not None)
         return encode.payload(host, inside, settings, netns_fd)

@@ -48,6 +48,7 @@ that of eth1 is the next."""
 
 NLM_F_REQUEST = 0x1
 NLM_F_ACK = 0x4
+NLM_F_REPLACE = 0x100
 NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 
@@ -56,6 +57,8 @@ RTM_DELLINK = 17
 RTM_SETLINK = 19
 RTM_NEWADDR = 20
 RTM_NEWROUTE = 24
+RTM_NEWQDISC = 36
+RTM_DELQDISC = 37
 
 AF_INET = 2
 AF_BRIDGE = 7
@@ -92,12 +95,30 @@ RTPROT_BOOT = 3
 RT_SCOPE_UNIVERSE = 0
 RTN_UNICAST = 1
 
+TC_H_ROOT = 0xFFFFFFFF
+TCA_KIND = 1
+TCA_OPTIONS = 2
+TCA_TBF_PARMS = 1
+TCA_TBF_RATE64 = 4
+TCA_TBF_BURST = 6
+TC_LINKLAYER_ETHERNET = 1
+BURST_PART = 100
+LEAST_BURST_BYTES = 32768
+"""A shaped link may send a hundredth of a second's worth at once, and this much at least: a packet
+merged by GSO is not taken apart then for a rate of 26 Mbit/s or more."""
+QUEUE_PART = 20
+"""What it may not send yet waits for a twentieth of a second at most; then it is dropped."""
+
 _NLMSGHDR = struct.Struct("=IHHII")
 _NLATTR = struct.Struct("=HH")
 _IFINFOMSG = struct.Struct("=BxHiII")
 _IFADDRMSG = struct.Struct("=BBBBi")
 _RTMSG = struct.Struct("=BBBBBBBBI")
+_TCMSG = struct.Struct("=BxxxiIII")
+_TC_RATESPEC = struct.Struct("=BBHhHI")
+_TC_TBF_QOPT = struct.Struct("=12s12sIII")
 _U32 = struct.Struct("=I")
+_U64 = struct.Struct("=Q")
 _INT = struct.Struct("=i")
 
 
@@ -137,10 +158,12 @@ def encode_host(
     interface: int = 0,
     netns_fd: int = NETNS_FD,
     hairpin: bool = False,
+    rate_bytes: int = 0,
 ) -> bytes:
     """Return the batch that makes the veth pair and makes its host end a port of the bridge.
 
     Args:
+        rate_bytes: what the container receives per second at most; 0: there is no limit.
         hairpin: frames may leave by the port they came from. A container that reaches its own
             published port needs it where br_netfilter turns the frame around within the bridge.
     """
@@ -166,6 +189,8 @@ def encode_host(
     messages = [(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body), _without_ipv6(host_ifindex)]
     if hairpin:
         messages.append(_hairpin(host_ifindex))
+    if rate_bytes:
+        messages.append(_shaper(host_ifindex, rate_bytes))
     return _batch(*messages)
 
 
@@ -176,6 +201,7 @@ def encode_inside(
     interface: int = 0,
     address6: IPv6Interface | None = None,
     gateway6: int = 0,
+    rate_bytes: int = 0,
 ) -> bytes:
     """Return the batch that brings up an interface, eth0 with loopback, and gives it its places.
 
@@ -185,10 +211,14 @@ def encode_inside(
         interface: its number.
         address6: its IPv6 address and subnet, None without IPv6.
         gateway6: where the IPv6 default route leads; 0: there is none here.
+        rate_bytes: what it sends per second at most; 0: there is no limit.
     """
     ifindex = ETH0_IFINDEX + interface
     messages = [_link_up(LOOPBACK_IFINDEX)] if not interface else []
-    messages += [_without_ipv6(ifindex), _link_up(ifindex), _new_address(ifindex, address)]
+    messages.append(_without_ipv6(ifindex))
+    if rate_bytes:
+        messages.append(_shaper(ifindex, rate_bytes))
+    messages += [_link_up(ifindex), _new_address(ifindex, address)]
     if address6 is not None:
         messages.append(_new_address(ifindex, address6))
     if gateway:
@@ -207,6 +237,18 @@ def encode_default_route(interface: int, gateway: int, gateway6: int = 0) -> byt
     if gateway6:
         messages.append(_default_route(ifindex, AF_INET6, gateway6.to_bytes(16, "big")))
     return _batch(*messages)
+
+
+def encode_rate(ifindex: int, rate_bytes: int) -> bytes:
+    """Return the batch that gives a link another rate; 0: none, ENOENT if it has none already."""
+    if rate_bytes:
+        return _batch(_shaper(ifindex, rate_bytes))
+    return _batch((RTM_DELQDISC, 0, _TCMSG.pack(0, ifindex, 0, TC_H_ROOT, 0)))
+
+
+def burst_bytes(rate_bytes: int) -> int:
+    """Return what a link with a rate may send at once after a rest."""
+    return max(rate_bytes // BURST_PART, LEAST_BURST_BYTES)
 
 
 def encode_removal(ifindex: int) -> bytes:
@@ -256,6 +298,26 @@ def _without_ipv6(ifindex: int) -> tuple[int, int, bytes]:
     mode = _attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))
     body = _attribute(IFLA_AF_SPEC, _attribute(AF_INET6, mode))
     return RTM_NEWLINK, 0, _IFINFOMSG.pack(0, 0, ifindex, 0, 0) + body
+
+
+def _shaper(ifindex: int, rate_bytes: int) -> tuple[int, int, bytes]:
+    """Let a link send no more than a rate: a token bucket (tc-tbf(8)), in place of a former one.
+
+    What comes too fast waits in a short queue, so whoever sends by TCP is slowed, not cut.
+    """
+    burst = burst_bytes(rate_bytes)
+    spec = _TC_RATESPEC.pack(0, TC_LINKLAYER_ETHERNET, 0, 0, 0, min(rate_bytes, 0xFFFFFFFF))
+    queue = min(burst + rate_bytes // QUEUE_PART, 0xFFFFFFFF)
+    options = _attribute(TCA_TBF_PARMS, _TC_TBF_QOPT.pack(spec, bytes(12), queue, 0, 0))
+    options += _attribute(TCA_TBF_BURST, _U32.pack(min(burst, 0xFFFFFFFF)))
+    if rate_bytes > 0xFFFFFFFF:
+        options += _attribute(TCA_TBF_RATE64, _U64.pack(rate_bytes))
+    body = (
+        _TCMSG.pack(0, ifindex, 0, TC_H_ROOT, 0)
+        + _attribute(TCA_KIND, b"tbf\0")
+        + _attribute(TCA_OPTIONS, options)
+    )
+    return RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE, body
 
 
 def _hairpin(host_ifindex: int) -> tuple[int, int, bytes]:

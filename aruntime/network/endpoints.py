@@ -32,6 +32,8 @@ class Request:
     mac: str = ""
     hairpin: bool = False
     """It may reach its own published ports."""
+    rate_bytes: int = 0
+    """What it sends, and what it receives, per second at most; 0: there is no limit."""
     netns_fd: int = -1
     """Its network namespace, if it runs already; stays the caller's."""
     name: str = ""

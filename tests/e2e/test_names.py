@@ -125,6 +125,25 @@ def test_the_default_network_has_no_names(shop: RunningDaemon) -> None:
     assert gateway not in shop.out("exec", "lone", "cat", "/etc/resolv.conf")
 
 
+def test_names_follow_connections(shop: RunningDaemon) -> None:
+    """A running container that is connected finds names, and no more once it is disconnected."""
+    shop.run("run", "-d", "--name", "lone", "busybox", "sleep", "999")
+    files = ("exec", "lone", "cat", "/etc/hosts", "/etc/resolv.conf")
+    before = shop.out(*files)
+    shop.run("network", "connect", "--alias", "guest", "shop", "lone")
+    shop.run("exec", "lone", "ping", "-c", "1", "-W", "5", "store")
+    shop.run("exec", "db", "ping", "-c", "1", "-W", "5", "guest")
+    assert f"{address(shop, 'lone')}\t" in shop.out(*files)
+
+    shop.run("network", "disconnect", "shop", "lone")
+    assert shop.out(*files) == before
+    assert shop.run("exec", "db", "nslookup", "guest", code=None).returncode != 0
+    shop.run("exec", "lone", "sh", "-c", "echo '# mine' >>/etc/hosts")
+    shop.run("network", "connect", "shop", "lone")
+    assert shop.out("exec", "lone", "tail", "-n", "1", "/etc/hosts") == "# mine"
+    shop.run("exec", "lone", "ping", "-c", "1", "-W", "5", "db")
+
+
 def test_files_of_names(shop: RunningDaemon) -> None:
     """Own addresses, added hosts, host-gateway, and the flags of resolv.conf."""
     flags = (

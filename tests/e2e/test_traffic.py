@@ -200,3 +200,38 @@ def test_the_hosts_network_is_not_counted(shared_daemon: RunningDaemon) -> None:
     assert not [
         line for line in shown.splitlines() if line.startswith(PREFIX) and 'name="open"' in line
     ]
+
+
+def test_rates_hold_and_change(debian_daemon: RunningDaemon) -> None:
+    """--network-rate of run and update, in both directions, by iperf3's bytes over its seconds."""
+    daemon, host = debian_daemon, ("--network", "slow", "-v", "/usr:/usr:ro")
+    daemon.run("network", "create", "slow")
+    iperf = require_program("iperf3")
+    limited = ("--network-rate", "80mbit")
+    daemon.run("run", "-d", "--name", "server", *limited, *host, "debian", iperf, "--server")
+    listens(daemon, "server")
+    assert daemon.out("inspect", "-f", "{{.HostConfig.NetworkRate}}", "server") == "80000000"
+
+    def check(rate: int, *words: str) -> None:
+        command = [iperf, "--json", "--time", "1", "--client", "server", *words]
+        report = json.loads(daemon.out("run", "--rm", *host, "debian", *command))["end"]
+        taken = report["sum_received"]
+        # A burst more, and what waits: a twentieth of a second's worth.
+        most = rate / 8 * (taken["seconds"] + 0.1) + 65536
+        assert rate / 8 * taken["seconds"] * 0.5 <= taken["bytes"] <= most
+
+    check(80_000_000)
+    check(80_000_000, "--reverse")
+    daemon.run("update", "--network-rate", "8mbit", "server")
+    check(8_000_000)
+    daemon.run("restart", "-t", "0", "server")
+    listens(daemon, "server")
+    check(8_000_000, "--reverse")
+    daemon.run("update", "--network-rate", "0", "server")
+    command = [iperf, "--json", "--bytes", "20M", "--client", "server"]
+    report = json.loads(daemon.out("run", "--rm", *host, "debian", *command))["end"]
+    assert report["sum_sent"]["bits_per_second"] > 80_000_000
+    refused = daemon.run("update", "--network-rate", "10mbps", "server", code=125)
+    assert "use kbit, mbit or gbit" in refused.stderr
+    daemon.run("rm", "-f", "server")
+    daemon.run("network", "rm", "slow")

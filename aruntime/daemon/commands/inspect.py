@@ -220,6 +220,7 @@ def limit_members(config: ContainerConfig) -> dict[str, Any]:
         "CpusetCpus": cpu.get("cpus", ""),
         "CpusetMems": cpu.get("mems", ""),
         "PidsLimit": resources.get("pids", {}).get("limit"),
+        "NetworkRate": config.network_rate_bits,
         "BlkioWeight": block.get("weight", 0),
         "BlkioWeightDevice": block.get("weightDevice"),
         "BlkioDeviceReadBps": block.get("throttleReadBpsDevice"),

@@ -28,6 +28,7 @@ from aruntime.daemon.commands.run_limits import (
 from aruntime.daemon.commands.run_modes import requested_modes
 from aruntime.daemon.commands.run_mounts import requested_mounts
 from aruntime.daemon.commands.run_networks import FindNetwork, requested_publishing
+from aruntime.daemon.commands.run_rate import check_network_rate
 from aruntime.daemon.commands.run_values import parse_signal, parse_tenant
 from aruntime.daemon.commands.values import parse_size
 from aruntime.daemon.record import TENANT_LABEL
@@ -135,6 +136,7 @@ def container_config(
             parsed, cpu_count=request.cpu_count, device_numbers=request.device_numbers
         ),
         cpu_request_milli=parsed.integer("cpu-request") // 1_000_000,
+        network_rate_bits=parsed.integer("network-rate"),
         auto_remove=parsed.boolean("rm"),
         **({"restart": parsed["restart"]} if parsed["restart"] else {}),
         **_process(parsed, image.config, request),
@@ -145,6 +147,7 @@ def container_config(
         **security,
     )
     _check_text(config)
+    check_network_rate(config, config.network_rate_bits)
     return config, [*_warnings(config), *warnings]
 
 

@@ -13,6 +13,7 @@ from aruntime.daemon.commands.flags import Flag
 from aruntime.daemon.commands.run_limits import LIMIT_FLAGS
 from aruntime.daemon.commands.run_mounts import parse_mount, parse_tmpfs, parse_volume
 from aruntime.daemon.commands.run_networks import parse_ip4, parse_ip6, parse_mac, parse_network
+from aruntime.daemon.commands.run_rate import parse_network_rate
 from aruntime.daemon.commands.run_request import read_env_files, requested_config
 from aruntime.network.ports import parse_expose, parse_publish
 
@@ -24,6 +25,12 @@ RESTART = Flag(
     "restart", "", "string", None, "string",
     "Restart policy to apply when a container exits (no, on-failure[:n], always, "
     "unless-stopped)", read=read.parse_restart,
+)  # fmt: skip
+
+NETWORK_RATE = Flag(
+    "network-rate", "", "string", 0, "rate",
+    "Bits per second that each link carries in each direction (e.g., 100mbit; 0: no limit)",
+    read=parse_network_rate,
 )  # fmt: skip
 
 _PROCESS = (
@@ -146,7 +153,8 @@ _REFUSED = (
 )  # fmt: skip
 
 CREATE_FLAGS = (
-    *_PROCESS, *_OBJECT, *_HEALTH, *_ISOLATION, *_STORAGE, *_NETWORK, *LIMIT_FLAGS, *_REFUSED,
+    *_PROCESS, *_OBJECT, *_HEALTH, *_ISOLATION, *_STORAGE, *_NETWORK, *LIMIT_FLAGS, NETWORK_RATE,
+    *_REFUSED,
 )  # fmt: skip
 """Flags of ``create``."""
 
@@ -158,5 +166,5 @@ RUN_FLAGS = (
 )  # fmt: skip
 """Flags of ``run``."""
 
-UPDATE_FLAGS = (*LIMIT_FLAGS, RESTART)
+UPDATE_FLAGS = (*LIMIT_FLAGS, NETWORK_RATE, RESTART)
 """Flags of ``update``; docker's and, as here every limit can change, the rest of them."""

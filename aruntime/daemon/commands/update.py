@@ -28,7 +28,8 @@ async def run_update(session: Session, parsed: Parsed, daemon: Daemon) -> int:
             device_numbers=block_device_numbers,
         )
         restart = parsed["restart"] if "restart" in parsed.given else None
-        await updating.update(daemon.parts, container, patch, restart)
+        rate = parsed.integer("network-rate") if "network-rate" in parsed.given else None
+        await updating.update(daemon.parts, container, patch, restart, rate)
 
     return await each(session, daemon, parsed.args, update)
 

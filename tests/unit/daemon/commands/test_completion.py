@@ -82,7 +82,7 @@ def complete(file: Path, line: str, cwd: Path | None = None) -> list[str]:
         ("aruntime ps --format=j", ["json"]),
         ("aruntime ps -an 3 --a", ["--all"]),
         ("aruntime ps x --a", ["--all"]),
-        ("aruntime run --netw", ["--network", "--network-alias"]),
+        ("aruntime run --netw", ["--network", "--network-alias", "--network-rate"]),
         ("aruntime run --network b", ["bridge"]),
         ("aruntime run --net h", ["host"]),
         ("aruntime run --network=con", ["container:"]),
