@@ -10,7 +10,8 @@
       definition, store what a network was asked to be; its file
       wanted            what a user asks of a new one
       subnets           which part of the address space is free
-    publishing        published ports: holding binds them, port_table leads them      (nft)
+    publishing        published ports: holding binds them, port_table leads them,
+                      conntrack lets flows go that lead past them
     endpoints         who stands where; listeners hear of changes
     names, dns        who is called what; questions for it and answers     (dnspython)
     files             /etc/hosts, /etc/hostname, /etc/resolv.conf of a container; pure

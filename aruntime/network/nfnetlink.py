@@ -112,11 +112,11 @@ def add_element(table: Table, map_name: str, key: bytes, value: bytes | str = b"
         key: its fields, each padded with zeroes to four bytes.
         value: likewise, or the name of an object of the table; nothing for a set.
     """
-    content = _nested(NFTA_SET_ELEM_KEY, _attribute(NFTA_DATA_VALUE, key))
+    content = nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, key))
     if isinstance(value, str):
-        content += _attribute(NFTA_SET_ELEM_OBJREF, _text(value))
+        content += attribute(NFTA_SET_ELEM_OBJREF, _text(value))
     elif value:
-        content += _nested(NFTA_SET_ELEM_DATA, _attribute(NFTA_DATA_VALUE, value))
+        content += nested(NFTA_SET_ELEM_DATA, attribute(NFTA_DATA_VALUE, value))
     return Change(
         table.family, NFT_MSG_NEWSETELEM, NLM_F_CREATE, _elements(table, map_name, content)
     )
@@ -124,18 +124,18 @@ def add_element(table: Table, map_name: str, key: bytes, value: bytes | str = b"
 
 def delete_element(table: Table, map_name: str, key: bytes) -> Change:
     """Return the change that takes an element out of a map (ENOENT when it is not there)."""
-    content = _nested(NFTA_SET_ELEM_KEY, _attribute(NFTA_DATA_VALUE, key))
+    content = nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, key))
     return Change(table.family, NFT_MSG_DELSETELEM, 0, _elements(table, map_name, content))
 
 
 def clear_map(table: Table, map_name: str) -> Change:
     """Return the change that empties a map."""
-    body = _attribute(NFTA_SET_ELEM_LIST_TABLE, _text(table.name))
+    body = attribute(NFTA_SET_ELEM_LIST_TABLE, _text(table.name))
     return Change(
         table.family,
         NFT_MSG_DELSETELEM,
         0,
-        body + _attribute(NFTA_SET_ELEM_LIST_SET, _text(map_name)),
+        body + attribute(NFTA_SET_ELEM_LIST_SET, _text(map_name)),
     )
 
 
@@ -145,7 +145,7 @@ def add_counter(table: Table, name: str, *, exclusive: bool = False) -> Change:
     Args:
         exclusive: EEXIST if it is there already.
     """
-    body = _object(table, name) + _nested(NFTA_OBJ_DATA, b"")
+    body = _object(table, name) + nested(NFTA_OBJ_DATA, b"")
     flags = NLM_F_CREATE | (NLM_F_EXCL if exclusive else 0)
     return Change(table.family, NFT_MSG_NEWOBJ, flags, body)
 
@@ -181,7 +181,7 @@ class NfTables:
         Raises:
             OSError: the kernel refused.
         """
-        body = _attribute(NFTA_TABLE_NAME, _text(table.name))
+        body = attribute(NFTA_TABLE_NAME, _text(table.name))
         return any(True for _ in self._ask(table.family, NFT_MSG_GETTABLE, 0, body))
 
     def commit(self, changes: Sequence[Change]) -> None:
@@ -200,13 +200,28 @@ class NfTables:
         Raises:
             OSError: the kernel refused.
         """
-        body = _object(table, name) if name else _attribute(NFTA_OBJ_TABLE, _text(table.name))
+        body = _object(table, name) if name else attribute(NFTA_OBJ_TABLE, _text(table.name))
         found: dict[str, Count] = {}
         for message in self._ask(table.family, NFT_MSG_GETOBJ, 0 if name else NLM_F_DUMP, body):
             _take_counter(message, found)
         return found
 
-    def _ask(self, family: str, kind: int, flags: int, body: bytes) -> list[bytes]:
+    def order(self, subsystem: int, kind: int, body: bytes) -> None:
+        """Have another part of netfilter than nftables do something about IPv4.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        self._ask("ip", kind, NLM_F_ACK, body, subsystem)
+
+    def _ask(
+        self,
+        family: str,
+        kind: int,
+        flags: int,
+        body: bytes,
+        subsystem: int = NFNL_SUBSYS_NFTABLES,
+    ) -> list[bytes]:
         """Return the answers to a request, none if what was asked for is not there.
 
         Raises:
@@ -215,7 +230,8 @@ class NfTables:
         answers: list[bytes] = []
         with self._lock:
             sequence = self._next()
-            self._opened().send(_message(family, kind, NLM_F_REQUEST | flags, sequence, body))
+            request = _message(family, kind, NLM_F_REQUEST | flags, sequence, body, subsystem)
+            self._opened().send(request)
             while True:
                 for answer in self._answers():
                     _, what, _, answered, _ = _NLMSGHDR.unpack_from(answer)
@@ -294,25 +310,30 @@ def _take_counter(message: bytes, found: dict[str, Count]) -> None:
 
 def _elements(table: Table, map_name: str, element: bytes) -> bytes:
     return (
-        _attribute(NFTA_SET_ELEM_LIST_TABLE, _text(table.name))
-        + _attribute(NFTA_SET_ELEM_LIST_SET, _text(map_name))
-        + _nested(NFTA_SET_ELEM_LIST_ELEMENTS, _nested(NFTA_LIST_ELEM, element))
+        attribute(NFTA_SET_ELEM_LIST_TABLE, _text(table.name))
+        + attribute(NFTA_SET_ELEM_LIST_SET, _text(map_name))
+        + nested(NFTA_SET_ELEM_LIST_ELEMENTS, nested(NFTA_LIST_ELEM, element))
     )
 
 
 def _object(table: Table, name: str) -> bytes:
     return (
-        _attribute(NFTA_OBJ_TABLE, _text(table.name))
-        + _attribute(NFTA_OBJ_NAME, _text(name))
-        + _attribute(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER.to_bytes(4, "big"))
+        attribute(NFTA_OBJ_TABLE, _text(table.name))
+        + attribute(NFTA_OBJ_NAME, _text(name))
+        + attribute(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER.to_bytes(4, "big"))
     )
 
 
-def _message(family: str, kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+def _message(
+    family: str,
+    kind: int,
+    flags: int,
+    sequence: int,
+    body: bytes,
+    subsystem: int = NFNL_SUBSYS_NFTABLES,
+) -> bytes:
     return (
-        _NLMSGHDR.pack(
-            _ATTRIBUTES + len(body), NFNL_SUBSYS_NFTABLES << 8 | kind, flags, sequence, 0
-        )
+        _NLMSGHDR.pack(_ATTRIBUTES + len(body), subsystem << 8 | kind, flags, sequence, 0)
         + _NFGENMSG.pack(FAMILIES[family], 0, 0)
         + body
     )
@@ -334,13 +355,14 @@ def _text(text: str) -> bytes:
     return text.encode("ascii") + b"\0"
 
 
-def _attribute(kind: int, payload: bytes) -> bytes:
+def attribute(kind: int, payload: bytes) -> bytes:
     """Return one attribute; its length excludes the padding to four bytes."""
     return _NLATTR.pack(_NLATTR.size + len(payload), kind) + payload + bytes(-len(payload) % 4)
 
 
-def _nested(kind: int, payload: bytes) -> bytes:
-    return _attribute(kind | NLA_F_NESTED, payload)
+def nested(kind: int, payload: bytes) -> bytes:
+    """Return an attribute that consists of attributes."""
+    return attribute(kind | NLA_F_NESTED, payload)
 
 
 def _parsed(payload: bytes) -> Iterable[tuple[int, bytes]]:

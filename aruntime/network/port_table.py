@@ -21,13 +21,14 @@ Out of scope: what an entry means and who owns ports (publishing).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from aruntime.network import nfnetlink, nft
+from aruntime.network import conntrack, nfnetlink, nft
 from aruntime.network.nfnetlink import Change, NfTables, Table
 from aruntime.network.ports import ANY, PROTOCOLS, PublishedPort
 
@@ -136,6 +137,13 @@ class PortTable:
             entries = self._entries.pop(container_id, ())
             if entries:
                 self._delete(entries)
+
+    def forget_flows(self, ports: Iterable[PublishedPort]) -> None:
+        """Let clients that have sent to ports before reach who has them now."""
+        for port in ports:
+            if port.protocol == "udp":
+                with contextlib.suppress(OSError):  # the flows end by themselves some time
+                    conntrack.forget(self._tables, PROTOCOLS["udp"], port.host_port)
 
     def settle(self) -> None:
         """Make the table hold what has an owner, and nothing else.

@@ -72,6 +72,7 @@ class Publisher:
                 os.close(fd)
                 raise
             self._held[container_id] = _Holding(name, tuple(ports), fd)
+            self._table.forget_flows(ports)
             return ports
 
     def restore(
@@ -108,6 +109,7 @@ class Publisher:
             if held is not None:
                 self._table.drop(container_id)
                 self._table.put(container_id, [entry(port, address) for port in held.ports])
+                self._table.forget_flows(held.ports)
 
     def settle(self) -> None:
         """Remove what a former daemon published and nobody took over; repair the rest.

@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,24 +139,41 @@ def test_ranges_exposed_ports_and_addresses(shared_daemon: RunningDaemon) -> Non
     daemon.run("run", "-d", "--name", "echo", "-p", f"127.0.0.1:{port}:7/udp", "busybox",
                "sleep", "999")  # fmt: skip
     assert daemon.out("ps", "--format", "{{.Ports}}") == f"127.0.0.1:{port}->7/udp"
-    server = subprocess.Popen(
-        ["nsenter", f"--net={settings(daemon, 'echo')['NetworkSettings']['SandboxKey']}",
-         sys.executable, "-c", UDP_ECHO]
-    )  # fmt: skip
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(0.5)
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+        echoing(daemon, "echo"),
+    ):
+        client.settimeout(0.3)
         client.connect(("127.0.0.1", port))
+        wait_until(lambda: echoed(client, b"ping"), what="an echo")
+        # Who goes on sending reaches the next container that has the port, too.
+        daemon.run("rm", "-f", "echo")
+        assert not echoed(client, b"anybody?")
+        daemon.run("run", "-d", "--name", "filler", "busybox", "sleep", "999")
+        daemon.run("run", "-d", "--name", "next", "-p", f"{port}:7/udp", "busybox", "sleep", "999")
+        with echoing(daemon, "next"):
+            wait_until(lambda: echoed(client, b"again"), 5, what="an echo of the next one")
+    daemon.run("rm", "-f", "filler", "next")
 
-        def echoed() -> bool:
-            with contextlib.suppress(OSError):
-                client.send(b"ping")
-                return client.recv(9) == b"PING"
-            return False
 
-        wait_until(echoed, what="an echo")
-    server.kill()
-    server.wait()
-    daemon.run("rm", "-f", "echo")
+def echoed(client: socket.socket, said: bytes) -> bool:
+    """Send and return whether it came back in capitals."""
+    with contextlib.suppress(OSError):
+        client.send(said)
+        return client.recv(99) == said.upper()
+    return False
+
+
+@contextlib.contextmanager
+def echoing(daemon: RunningDaemon, name: str) -> Iterator[None]:
+    """Have a UDP server in a container's network while the block runs."""
+    inside = f"--net={settings(daemon, name)['NetworkSettings']['SandboxKey']}"
+    server = subprocess.Popen(["nsenter", inside, sys.executable, "-c", UDP_ECHO])
+    try:
+        yield
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_a_port_in_use_names_its_holder(shared_daemon: RunningDaemon) -> None:
