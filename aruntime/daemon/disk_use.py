@@ -15,8 +15,11 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from aruntime.daemon.record import Container
+from aruntime.errors import ImageNotFound
 from aruntime.images.image import Image
 from aruntime.images.packing import DISK_BLOCK, OPEN_DIRECTORY, RACED, open_below
+from aruntime.images.store import Store
 
 
 class Shares(msgspec.Struct, frozen=True):
@@ -50,6 +53,20 @@ def layer_bytes(images: Iterable[Image]) -> int:
 
 def _sizes(image: Image) -> Mapping[str, int]:
     return dict(zip(image.layers, image.layer_sizes, strict=True))
+
+
+def container_bytes(images: Store, container: Container) -> tuple[int, int]:
+    """Return the bytes that a container wrote, and those with its image.
+
+    Raises:
+        OSError: its files cannot be read.
+    """
+    written = tree_bytes(f"{container.directory}/upper")
+    try:
+        below = images.resolve(container.config.image_id).size
+    except ImageNotFound:
+        below = sum(map(tree_bytes, container.config.layers))
+    return written, written + below
 
 
 def tree_bytes(path: str) -> int:

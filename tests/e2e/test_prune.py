@@ -132,6 +132,8 @@ def test_system_df_and_prune(daemon: RunningDaemon) -> None:
     assert (detailed["Volumes"][0]["Links"], detailed["Containers"][0]["Size"]) == ("1", "30kB")
     text = daemon.out("system", "df", "-v")
     assert text.count("space usage:\n\n") == 3
+    assert daemon.out("ps", "-as", "--format", "{{.Size}}").startswith("30kB (virtual ")
+    assert "SIZE" in daemon.out("ps", "-as").splitlines()[0]
     inspected = json.loads(daemon.out("inspect", "-s", "box"))[0]
     assert inspected["SizeRw"] == 30_000
     assert inspected["SizeRootFs"] > 1_000_000

@@ -52,15 +52,23 @@ async def run_cp(session: Session, parsed: Parsed, daemon: Daemon) -> int:
         )
     if source:
         container = daemon.supervisor.find(source)
+        tell(daemon, container, "archive-path", source_path)
         size, code = await copy_out(session, parsed, daemon, container, source_path, target_path)
     elif target:
         container = daemon.supervisor.find(target)
+        tell(daemon, container, "extract-to-dir", target_path)
         size, code = await copy_in(session, parsed, daemon, container, source_path, target_path)
     else:
         raise UsageError("one of source and destination must be in a container: CONTAINER:PATH")
     if not code and session.stderr_tty and not parsed.boolean("quiet"):
         await session.err(f"Successfully copied {format_size(size)} to {parsed.args[1]}\n")
     return code
+
+
+def tell(daemon: Daemon, container: Container, action: str, path: str) -> None:
+    """Publish docker's event for what is about to happen."""
+    attributes = container.event_attributes(path=path)
+    daemon.events.publish("container", action, container.id, attributes)
 
 
 async def copy_out(

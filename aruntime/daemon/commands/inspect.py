@@ -19,7 +19,7 @@ from aruntime.daemon.commands.volume import find_volume
 from aruntime.daemon.health import HealthState
 from aruntime.daemon.record import Container
 from aruntime.daemon.session import Session
-from aruntime.errors import ImageNotFound, InvalidReference, NotFound
+from aruntime.errors import InvalidReference, NotFound
 
 if TYPE_CHECKING:
     from aruntime.daemon.compose import Daemon
@@ -320,12 +320,8 @@ async def inspect(session: Session, parsed: Parsed, daemon: Daemon, kind: str) -
 def size_members(daemon: Daemon, container_id: str) -> dict[str, int]:
     """Return what a container wrote, and that with its image, in bytes. Blocks."""
     container = daemon.supervisor.find(container_id)
-    written = disk_use.tree_bytes(f"{container.directory}/upper")
-    try:
-        below = daemon.images.resolve(container.config.image_id).size
-    except ImageNotFound:
-        below = sum(map(disk_use.tree_bytes, container.config.layers))
-    return {"SizeRw": written, "SizeRootFs": written + below}
+    written, whole = disk_use.container_bytes(daemon.images, container)
+    return {"SizeRw": written, "SizeRootFs": whole}
 
 
 def find_one(

@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from aruntime.container.state import Status
+from aruntime.daemon import disk_use
 from aruntime.daemon.commands.flags import Command, Flag, Parsed
 from aruntime.daemon.commands.listing import render_rows
-from aruntime.daemon.commands.values import format_age, quote
+from aruntime.daemon.commands.values import format_age, format_size, quote
 from aruntime.daemon.record import Container
 from aruntime.daemon.session import Session
 from aruntime.errors import InvalidParameter
@@ -184,10 +187,20 @@ async def run_ps(session: Session, parsed: Parsed, daemon: Daemon) -> int:
         await session.out("".join(f"{item}\n" for item in ids))
         return 0
     rows = [row(item, truncate=truncate) for item in containers]
-    await session.out(
-        render_rows(rows, format=parsed.string("format"), titles=TITLES, table=COLUMNS)
-    )
+    shown, columns = parsed.string("format"), COLUMNS
+    if parsed.boolean("size"):
+        columns += r"\t{{.Size}}"
+    if parsed.boolean("size") or ".Size" in shown:
+        for fields, item in zip(rows, containers, strict=True):
+            fields["Size"] = await trio.to_thread.run_sync(size_text, daemon, item)
+    await session.out(render_rows(rows, format=shown, titles=TITLES, table=columns))
     return 0
+
+
+def size_text(daemon: Daemon, container: Container) -> str:
+    """Return docker's SIZE column: what the container wrote, and that with its image. Blocks."""
+    written, whole = disk_use.container_bytes(daemon.images, container)
+    return f"{format_size(written)} (virtual {format_size(whole)})"
 
 
 COMMANDS = [
@@ -201,6 +214,7 @@ COMMANDS = [
             Flag("latest", "l", "bool", help="Show the latest created container (all states)"),
             Flag("no-trunc", "", "bool", help="Don't truncate output"),
             Flag("quiet", "q", "bool", help="Only display container IDs"),
+            Flag("size", "s", "bool", help="Display total file sizes"),
         ),
         maximum=0, section="common",
     ),
