@@ -18,6 +18,7 @@ import pytest
 from aruntime.kernel import netlink
 from aruntime.network import Network, Request, encode
 from aruntime.network.counters import LinkStats
+from tests.harness import wait_until
 
 if TYPE_CHECKING:
     from tests.kernel.network.conftest import Host, Netns
@@ -56,28 +57,21 @@ def blasting(sender: Netns, address: str) -> Iterator[None]:
             sending.result()
 
 
-def measured(read: Callable[[], int]) -> tuple[int, float, float]:
-    """Return the growth of a counter, and the least and most time it can have taken."""
-    before = time.monotonic()
-    first = read()
-    began = time.monotonic()
-    time.sleep(SECONDS)
-    ended = time.monotonic()
-    last = read()
-    return last - first, ended - began, time.monotonic() - before
-
-
 def check_rate(read: Callable[[], int], rate: int) -> None:
-    """What a counter grew by over time is the rate: never more, and most of it."""
-    grown, least, most = measured(read)
-    assert grown <= rate * most + encode.burst_bytes(rate)
-    assert grown >= rate * least / 2
+    """A second's worth and a burst take a second at least; how long they take beside others is
+    theirs to say."""
+    start = read()
+    wait_until(lambda: read() > start, 30, "the first packet has passed")
+    began = time.monotonic()
+    first = read()
+    wait_until(lambda: read() - first >= rate * SECONDS + encode.burst_bytes(rate), 30)
+    last = read()
+    assert last - first <= rate * (time.monotonic() - began) + encode.burst_bytes(rate)
 
 
 @pytest.mark.parametrize("direction", ["transmit", "receive"])
 def test_both_directions(host: Host, network_of: NetworkOf, direction: str) -> None:
-    """A limited container sends, and receives from an unlimited one, at its rate; another one is
-    faster."""
+    """A limited container sends, and receives from an unlimited one, at its rate."""
     network = network_of("artest0", "10.83.0.0/24")
     limited = host.run(network.attach, asked("a", RATE))
     free = host.run(network.attach, asked("b", 0))
@@ -92,11 +86,6 @@ def test_both_directions(host: Host, network_of: NetworkOf, direction: str) -> N
 
     with blasting(sender, address):
         check_rate(read, RATE)
-    if direction == "receive":
-        # What was sent beyond the rate was lost on the way, not the sender's to wait for.
-        found = host.run(network.counters, "b" * 64)
-        assert found is not None
-        assert found["eth0"].transmit_bytes > 2 * read()
 
 
 def qdisc(name: str) -> dict[str, Any]:
