@@ -68,18 +68,19 @@ class Pricing:
             PriceBookError: it is wrong, or changes what was valid already.
             Unavailable: the disk refuses.
         """
-        used = self.tenants()
-        book = await trio.to_thread.run_sync(
-            lambda: self.store.load(content, name, now_ns=time.time_ns(), tenants=used)
-        )
+        book = await trio.to_thread.run_sync(self._load, content, name)
         await self._tell_meter()
         self._loaded.set()
         self._loaded = trio.Event()
         return book
 
-    def tenants(self) -> frozenset[str]:
-        """Those that have used anything yet: what they pay in cannot change."""
-        return frozenset(self._meter.view().tenants)
+    def check(self, content: bytes, name: str) -> PriceBook:
+        """Check that a book can be put in force now. Blocks.
+
+        Raises:
+            PriceBookError: it is wrong, or changes what was valid already.
+        """
+        return self.store.check(content, name, now_ns=time.time_ns(), tenants=self._tenants())
 
     async def load_file(self, path: str) -> None:
         """Put the book of the settings in force; what is wrong is logged, and the old one stays."""
@@ -112,6 +113,13 @@ class Pricing:
             if terms.budget is not None
         ]
         return self._meter.view()._replace(costs=self._accrual.costs, budgets=budgets)
+
+    def _load(self, content: bytes, name: str) -> PriceBook:
+        return self.store.load(content, name, now_ns=time.time_ns(), tenants=self._tenants())
+
+    def _tenants(self) -> frozenset[str]:
+        """Those that have used anything yet: what they pay in cannot change."""
+        return frozenset(self._meter.view().tenants)
 
     async def _tell_meter(self) -> None:
         book = self.store.book

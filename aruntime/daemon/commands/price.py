@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -82,12 +80,8 @@ async def run_check(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     """Check a book, and that it could follow the one in force; changes nothing."""
     name = parsed.args[0]
     content = await read_book(session, name)
-    check = partial(
-        daemon.pricing.store.check,
-        content, name, now_ns=time.time_ns(), tenants=daemon.pricing.tenants(),
-    )  # fmt: skip
     try:
-        book = await trio.to_thread.run_sync(check)
+        book = await trio.to_thread.run_sync(daemon.pricing.check, content, name)
     except PriceBookError as error:
         return await tell_problems(session, error)
     await session.out(f"{name}: {summary(book)}\n")

@@ -141,12 +141,12 @@ async def run_usage(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     window = asked._replace(until_ns=asked.until_ns + ahead_ns)
     records = await daemon.meter.usage_records(window.since_ns, window.until_ns, tenant)
 
-    def collect() -> list[Usage]:
+    def make() -> str:
         rollups = rolled_up(daemon.meter.ledger_path, window, tenant)
-        return usage_rows(records, rollups, window, by)
+        rows = usage_rows(records, rollups, window, by)
+        return rendered(rows, asked, by, parsed.string("format"))
 
-    rows = await trio.to_thread.run_sync(collect)
-    await session.out(rendered(rows, asked, by, parsed.string("format")))
+    await session.out(await trio.to_thread.run_sync(make))
     return 0
 
 
@@ -182,7 +182,7 @@ COMMANDS = [
         "usage", "Show what containers, tenants or labels used", run_usage, "",
         (
             Flag("by", "", "string", "container", "string",
-                 "Group by container, tenant or label:KEY (default container)"),
+                 "Group by container, tenant or label:KEY"),
             Flag("format", "", "string", None, "string", "'table', 'json', 'csv' or a Go template"),
             Flag("since", "", "string", None, "string",
                  "From this moment, or so long ago (default this month, UTC)"),
