@@ -38,15 +38,25 @@ MOST_UNWRITTEN = 10_000
 FAILURE_POLICIES = ("run", "refuse")
 
 
-class Committed(NamedTuple):
-    """What the ledger file holds of usage."""
+class Unnumbered(NamedTuple):
+    """Usage that has no number in the ledger yet, and where the ledger ends before it."""
 
     head_seq: int
     """Of the last numbered record."""
     price_version: str
     """Stamped on records now."""
     open_records: list[LedgerRecord]
-    """Usage after a container's last numbered record, without a number."""
+    """Without a number: what containers used since their last one."""
+
+    def within(self, since_ns: int, until_ns: int, tenant: str | None) -> list[LedgerRecord]:
+        """Those that have a part in [since, until), Unix ns, of one tenant or of all."""
+        return [
+            record
+            for record in self.open_records
+            if tenant in (None, record.tenant)
+            and record.wall_start < until_ns
+            and max(record.wall_end, record.wall_start + 1) > since_ns
+        ]
 
 
 class Books:
@@ -249,6 +259,17 @@ class Books:
 
         Blocks. All of it at one instant: nothing is doubled, nothing is missing.
         """
+        behind = self.open_usage(subjects)
+        with LedgerReader(self.file.path) as reader:
+            records = [
+                record
+                for record in reader.records(since_ns=since_ns, until_ns=until_ns, tenant=tenant)
+                if record.seq <= behind.head_seq
+            ]
+        return records + behind.within(since_ns, until_ns, tenant)
+
+    def open_usage(self, subjects: Mapping[str, Subject]) -> Unnumbered:
+        """What is not cut or not durable yet, at one instant. Safe in any thread."""
         with self.file.lock:
             durable = self.file.durable
             seen = [
@@ -256,27 +277,15 @@ class Books:
                 for subject in list(subjects.values())
                 if not subject.removed
             ]
-        with LedgerReader(self.file.path) as reader:
-            records = [
-                record
-                for record in reader.records(since_ns=since_ns, until_ns=until_ns, tenant=tenant)
-                if record.seq <= durable.head.seq
-            ]
         loose = [draft.record for one in durable.unwritten.values() for draft in one.drafts]
         for subject, account in seen:
             record = self._open_record(durable, subject, account)
             if record is not None:
                 loose.append(record)
-        return records + [
-            record
-            for record in loose
-            if tenant in (None, record.tenant)
-            and record.wall_start < until_ns
-            and max(record.wall_end, record.wall_start + 1) > since_ns
-        ]
+        return Unnumbered(durable.head.seq, self.price_version, loose)
 
-    def committed(self) -> Committed:
-        """What is on disk, at one instant. Safe in any thread."""
+    def committed(self) -> Unnumbered:
+        """What of it is on disk, at one instant. Safe in any thread."""
         durable = self.file.durable
         found = []
         for container_id, interval in durable.intervals.items():
@@ -284,7 +293,7 @@ class Books:
             if account is not None and account.totals != interval.totals:
                 record = record_of(interval, account, end_reason="")
                 found.append(msgspec.structs.replace(record, container_id=container_id))
-        return Committed(durable.head.seq, self.price_version, found)
+        return Unnumbered(durable.head.seq, self.price_version, found)
 
     def _open_record(
         self, durable: Durable, subject: Subject, account: Account

@@ -8,7 +8,7 @@ from __future__ import annotations
 import trio
 
 from aruntime.metering import sampler
-from aruntime.metering.books import Books
+from aruntime.metering.books import Books, Unnumbered
 from aruntime.metering.health import Health
 from aruntime.metering.roster import Roster
 from aruntime.metering.subject import Subject
@@ -57,6 +57,12 @@ class Rounds:
                 subject.cut()  # another price of the same version begins
             else:
                 subject.describe(subject.about, terms)
+
+    async def up_to_now(self) -> Unnumbered:
+        """Read everything of every living container; what the ledger has no numbers for yet."""
+        await trio.to_thread.run_sync(self.read_all)
+        await self._books.commits.commit()
+        return await trio.to_thread.run_sync(self._books.open_usage, self._roster.subjects)
 
     async def cycle(self) -> None:
         """Read all that live and offer what was read; everything if the wall clock stepped."""

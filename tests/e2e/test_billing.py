@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -11,11 +12,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aruntime_exporters.focus_check import check
 from aruntime_exporters.focus_files import read_csv, read_parquet
 
 from aruntime.metering.bill import Period, period_of
+from aruntime.metering.chain import Rollup
 from tests.harness import RunningDaemon, wait_until
 from tests.naive_bill import naive_bill, raw_records
 from tests.terminal import Terminal
@@ -270,6 +273,21 @@ def test_bills_as_files(daemon: RunningDaemon, tmp_path: Path) -> None:
         error = daemon.run("bill", *options, code=125).stderr
         assert message in error.lower() if message == "no such file" else message in error
         assert error.count("\n") == 1
+
+    with sqlite3.connect(daemon.root / "ledger.db") as connection:
+        rollup = Rollup(
+            hour_ns=month.start_ns, tenant="acme", container_id="c", price_version="", name="c",
+            records=1, first_seq=1, last_seq=1, estimated=0, sums={},
+        )  # fmt: skip
+        connection.execute(
+            "INSERT INTO rollups VALUES (?, 'acme', 'c', '', ?)",
+            (rollup.hour_ns, msgspec.json.encode(rollup).decode()),
+        )
+    connection.close()
+    kept = table.read_text()
+    error = daemon.run("bill", "--format", "focus-csv", "-o", str(table), code=125).stderr
+    assert f"aruntime: records of {month} were rolled up and deleted" in error
+    assert table.read_text() == kept
 
 
 def test_bad_price_books_are_refused_with_their_lines(

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import io
+import subprocess
+import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
+from aruntime.daemon.bill_process import MODULE, Request
 from aruntime.daemon.commands import outputs
-from aruntime.daemon.commands.bill_rows import bill_json, bill_table
 from aruntime.daemon.commands.flags import Command, Flag, Parsed
 from aruntime.daemon.commands.price import find_book
 from aruntime.daemon.session import Session
-from aruntime.errors import InvalidParameter
-from aruntime.metering.bill import FILE_KIND, Bill, FileExporter, Period, parse_period, period_of
-from aruntime.metering.export import exporter_class
-from aruntime.metering.invoicing import make_bill
-from aruntime.metering.ledger_reader import LedgerReader
+from aruntime.errors import InvalidParameter, Unavailable
+from aruntime.metering.bill import Period, parse_period, period_of
 
 if TYPE_CHECKING:
     from aruntime.daemon.compose import Daemon
 
 PARQUET = "focus-parquet"
+CHUNK_BYTES = 1 << 16
 FORMATS = ("table", "json", "focus-csv", PARQUET)
 
 
@@ -42,43 +43,63 @@ def wanted_period(parsed: Parsed, now_ns: int) -> Period:
     return period
 
 
-def rendered(bill: Bill, chosen: str) -> bytes:
-    """Write a bill in a format. Blocks.
-
-    Raises:
-        AruntimeError: an exporter refuses, or is not installed.
-    """
-    if chosen == "table":
-        return bill_table(bill).encode()
-    if chosen == "json":
-        return bill_json(bill).encode()
-    exporter: FileExporter = exporter_class(FILE_KIND, chosen)()
-    file = io.BytesIO()
-    exporter.write(bill, file)
-    return file.getvalue()
-
-
 async def run_bill(session: Session, parsed: Parsed, daemon: Daemon) -> int:
-    """Rate a month's records and write the bill; the file is opened when there is one."""
+    """Have a bill made of a month's records and write it; the file is opened when there is one."""
     chosen, path = parsed.string("format"), parsed.string("output")
     if chosen == PARQUET:
         outputs.check_terminal(session, path, "bill")
     now_ns = time.time_ns()
     period = wanted_period(parsed, now_ns)
     tenant = parsed.string("tenant") or None
-    wanted = parsed.string("prices") or "current"
-    book = await trio.to_thread.run_sync(find_book, daemon.pricing.store, wanted)
-    records = await daemon.meter.usage_records(period.start_ns, period.end_ns, tenant)
-
-    def make() -> bytes:
-        with LedgerReader(daemon.meter.ledger_path) as reader:
-            bill = make_bill(reader, records, book, period, now_ns=now_ns)
-        return rendered(bill, chosen)
-
-    content = await trio.to_thread.run_sync(make)
-    async with outputs.opened(session, path) as write:
-        await write(content)
+    store = daemon.pricing.store
+    book = await trio.to_thread.run_sync(find_book, store, parsed.string("prices") or "current")
+    behind = await daemon.meter.rounds.up_to_now()
+    request = Request(
+        ledger=daemon.meter.ledger_path,
+        head_seq=behind.head_seq,
+        open_records=behind.within(period.start_ns, period.end_ns, tenant),
+        book=(await trio.to_thread.run_sync(store.text, book.version)).decode(),
+        book_name=book.name,
+        period=str(period),
+        tenant=tenant,
+        format=chosen,
+        now_ns=now_ns,
+    )
+    await write_bill(session, path, request)
     return 0
+
+
+async def write_bill(session: Session, path: str, request: Request) -> None:
+    """Run the process that makes a bill, and pass on what it writes.
+
+    Cancelled, it is killed.
+
+    Raises:
+        Unavailable: it failed, and why.
+        OSError: the client cannot open the file, or its disk refuses.
+    """
+    async with trio.open_nursery() as nursery:
+        process: trio.Process = await nursery.start(
+            partial(
+                trio.run_process,
+                [sys.executable, "-P", "-m", MODULE],
+                stdin=msgspec.json.encode(request),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if first := await process.stdout.receive_some(CHUNK_BYTES):
+            async with outputs.opened(session, path) as write:
+                await write(bytes(first))
+                while chunk := await process.stdout.receive_some(CHUNK_BYTES):
+                    await write(bytes(chunk))
+        said = b"".join([chunk async for chunk in process.stderr])
+        if code := await process.wait():
+            lines = said.decode(errors="replace").strip().splitlines()
+            raise Unavailable(lines[-1] if lines else f"the bill was not made: exit code {code}")
 
 
 COMMANDS = [

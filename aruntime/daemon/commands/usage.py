@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ from aruntime.daemon.commands.values import format_size
 from aruntime.daemon.session import Session
 from aruntime.errors import InvalidParameter
 from aruntime.metering.bill import period_of
-from aruntime.metering.chain import Rollup
 from aruntime.metering.ledger_reader import LedgerReader
 from aruntime.metering.prices_check import instant_text
 from aruntime.metering.quantities import NS, decimal_text, quantity
@@ -139,11 +139,16 @@ async def run_usage(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     # Records bear the times of an anchored clock, which may be ahead of the one on the wall.
     ahead_ns = 0 if "until" in parsed.given else AHEAD_NS
     window = asked._replace(until_ns=asked.until_ns + ahead_ns)
-    records = await daemon.meter.usage_records(window.since_ns, window.until_ns, tenant)
+    behind = await daemon.meter.rounds.up_to_now()
 
     def make() -> str:
-        rollups = rolled_up(daemon.meter.ledger_path, window, tenant)
-        rows = usage_rows(records, rollups, window, by)
+        with LedgerReader(daemon.meter.ledger_path) as reader:
+            since, until = window
+            found = reader.records(since_ns=since, until_ns=until, tenant=tenant)
+            numbered = itertools.takewhile(lambda record: record.seq <= behind.head_seq, found)
+            records = itertools.chain(numbered, behind.within(since, until, tenant))
+            rollups = reader.rollups(since_ns=since, until_ns=until, tenant=tenant)
+            rows = usage_rows(records, rollups, window, by)
         return rendered(rows, asked, by, parsed.string("format"))
 
     await session.out(await trio.to_thread.run_sync(make))
@@ -164,17 +169,6 @@ def rendered(rows: list[Usage], window: Window, by: str, shown: str) -> str:
     people = [shown_row(row, window) for row in rows]
     table = TABLES[by.partition(":")[0]]
     return render_rows(people, format=shown, titles=TITLES, table=table)
-
-
-def rolled_up(path: str, window: Window, tenant: str | None) -> list[Rollup]:
-    """Return the hours of a window whose records were deleted. Blocks.
-
-    Raises:
-        Unavailable: the ledger cannot be read.
-    """
-    with LedgerReader(path) as reader:
-        found = reader.rollups(since_ns=window.since_ns, until_ns=window.until_ns, tenant=tenant)
-        return list(found)
 
 
 COMMANDS = [

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from aruntime.daemon.bill_process import MODULE, Request
 from aruntime.daemon.commands.bill_rows import bill_json, bill_table
 from aruntime.errors import Unavailable
 from aruntime.metering.bill import Bill, Period, parse_period, period_of
@@ -97,6 +100,41 @@ def test_the_same_records_make_the_same_bytes(tmp_path: Path) -> None:
         for given in (records, shuffled)
     ]
     assert msgspec.json.encode(lines[0]) == msgspec.json.encode(lines[1])
+
+
+def by_process(request: Request) -> subprocess.CompletedProcess[bytes]:
+    """Have a bill made by the process that the daemon starts."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", MODULE],
+        input=msgspec.json.encode(request), capture_output=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_process_makes_the_same_bill(tmp_path: Path) -> None:
+    """Of the records up to the number it is given, and of what has none; failures are one line."""
+    ledger = tmp_path / "ledger.db"
+    records = write_ledger(ledger, records_of_days(8, runs=2, hours=3))
+    last = msgspec.structs.replace(records[-1], seq=0, prev="", hash="")
+    request = Request(
+        ledger=str(ledger), head_seq=records[-2].seq, open_records=[last], book=book_text(),
+        book_name="prices.toml", period="2026-11", tenant=None, format="json", now_ns=AFTER_NS,
+    )  # fmt: skip
+    done = by_process(request)
+    assert (done.returncode, done.stderr) == (0, b"")
+    found = msgspec.json.decode(done.stdout)
+    with LedgerReader(ledger) as reader:
+        made = make_bill(reader, [*records[:-1], last], price_book(), NOVEMBER, now_ns=AFTER_NS)
+    expected = msgspec.json.decode(bill_json(made))
+    head = {"LedgerHeadSequence": records[-2].seq, "LedgerHeadHash": records[-2].hash}
+    for one in expected["Invoices"]:
+        one["LedgerHeadHash"] = records[-2].hash
+    assert found == expected | head
+    assert found["Provisional"] is True
+
+    failed = by_process(msgspec.structs.replace(request, ledger=str(tmp_path / "none.db")))
+    assert (failed.returncode, failed.stdout) == (1, b"")
+    assert failed.stderr.startswith(b"cannot read ledger ")
+    assert failed.stderr.count(b"\n") == 1
 
 
 def test_the_head_of_the_ledger_vouches(tmp_path: Path) -> None:
