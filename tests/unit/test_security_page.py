@@ -16,7 +16,9 @@ def test_every_test_that_is_named_exists() -> None:
     for quoted in re.findall(r"`([^`]+)`", PAGE):
         file, _, test = quoted.partition("::")
         if file.startswith("tests/"):
-            assert any(ROOT.glob(f"{file}*")), quoted
+            found = list(ROOT.glob(f"{file}*"))
+            assert found, quoted
+            assert not test or f"def {test}(" in found[0].read_text(), quoted
             continue
         if file.startswith("test_"):
             found = list((ROOT / "tests").glob(f"*/{file}"))
