@@ -24,6 +24,7 @@ THROUGHPUT = "containers per second, {} in parallel"
 MEMORY, LOGS = "memory per idle container", "log throughput"
 NETWORK_COST = "run, what a network costs"
 NETWORK = "container to host, iperf3"
+NETWORK_CPU = "container to host, per second of a processor"
 
 
 class Engine(Protocol):

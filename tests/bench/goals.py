@@ -30,6 +30,7 @@ GOALS = (
     Goal("at most 20 kB per idle container", engine.MEMORY, "", 20),
     Goal("a network costs a run at most 5 ms", engine.NETWORK_COST, "", 5, "ms"),
     Goal("container to host: not slower than docker", engine.NETWORK, "docker", 1),
+    Goal("container to host: no more CPU than docker", engine.NETWORK_CPU, "docker", 1),
     Goal("logs: 8 times docker's MB/s", engine.LOGS, "docker", 8),
 )
 

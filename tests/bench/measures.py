@@ -162,15 +162,19 @@ def pss_bytes(pids: Sequence[int]) -> int:
 
 
 def network_(bench: Bench) -> None:
-    """Gigabits per second that a container sends to the host."""
+    """Gigabits that a container sends to the host, per second and per second of a processor."""
     if lacking := network.missing():
         bench.plan.say(f"network is left out, not installed: {lacking}")
         return
     for each in bench.turns(engine.NETWORK, bench.plan.rounds):
         if engine.LATENCY_BRIDGE in each.lacks:
             continue
-        rate = network.bits_per_second(each) / 1e9
-        bench.results.add(engine.NETWORK, each.name, "Gbit/s", rate, more_is_better=True)
+        found = network.carried(each)
+        for measure, figure in (
+            (engine.NETWORK, found.bits_per_second),
+            (engine.NETWORK_CPU, found.bits_per_cpu_second),
+        ):
+            bench.results.add(measure, each.name, "Gbit/s", figure / 1e9, more_is_better=True)
 
 
 def logs(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.bench.engine import IDLE, Engine, find
 
@@ -21,7 +21,15 @@ def missing() -> str:
     return "" if find("iperf3") else "iperf3 (apt-get install iperf3)"
 
 
-def bits_per_second(each: Engine) -> float:
+class Carried(NamedTuple):
+    """What one second of sending brought."""
+
+    bits_per_second: float
+    bits_per_cpu_second: float
+    """Both ends' processor time, which other work on the machine does not change."""
+
+
+def carried(each: Engine) -> Carried:
     """Measure once, from the engine's idle container to the host's address on its bridge.
 
     Raises:
@@ -49,7 +57,9 @@ def bits_per_second(each: Engine) -> float:
         server.kill()
         server.stdout.close()
         server.wait()
-    return float(found["end"]["sum_received"]["bits_per_second"])
+    rate = float(found["end"]["sum_received"]["bits_per_second"])
+    percent = found["end"]["cpu_utilization_percent"]
+    return Carried(rate, rate * 100 / (percent["host_total"] + percent["remote_total"]))
 
 
 def free_port(address: str) -> int:
