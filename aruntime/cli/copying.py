@@ -1,7 +1,7 @@
 """The caller's end of ``cp``: takes or places files of the host, at the caller's rights.
 
-The client starts this file as a program of its own (``python -I …/copying.py PACKAGES OPERATION
-FLAGS PATH``) FD PATH``): FD is one end of a pipe, the daemon has the other. Paths mean what they
+The client starts this file as a program of its own (``python -IS …/copying.py PACKAGES OPERATION
+FLAGS FD PATH``): FD is one end of a pipe, the daemon has the other. Paths mean what they
 mean to the caller, who may not be root. What comes from a container is not trusted: without ``-a``
 it becomes the caller's, and no device, setuid or setgid file is made of it.
 
@@ -35,7 +35,7 @@ def begin(operation: bytes, flags: bytes, path: bytes) -> tuple[subprocess.Popen
     reading, writing = os.pipe2(os.O_CLOEXEC)
     own, other = (writing, reading) if operation == TAKE.encode() else (reading, writing)
     packages = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    command = [sys.executable, "-I", os.path.abspath(__file__), packages]
+    command = [sys.executable, "-IS", os.path.abspath(__file__), packages]
     try:
         process = subprocess.Popen(
             [*map(os.fsencode, command), operation, flags, b"%d" % own, path],
@@ -76,7 +76,7 @@ def take(path: bytes, fd: int, follow: bool) -> None:
 def place(path: bytes, fd: int, keep_owners: bool) -> None:
     """Put what comes out of a pipe at a path."""
     owner = None if keep_owners else (os.geteuid(), os.getegid())
-    rules = placing.Rules(owner, trusted=keep_owners)
+    rules = placing.Rules(owner, adjusts=keep_owners, trusted=keep_owners)
     placing.place_archive(endpoints.Place(), path, Input(fd).read, rules, whole=False)
 
 

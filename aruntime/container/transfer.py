@@ -1,11 +1,11 @@
 """The child that reads or writes a container's files: its world is the container's root.
 
-Started by the daemon as ``python -I …/transfer.py PACKAGES REQUEST``. The archive goes through an
+Started by the daemon as ``python -IS …/transfer.py PACKAGES REQUEST``. The archive goes through an
 inherited descriptor, the answer is one line of JSON on standard output:
 
     REQUEST  {"operation": "take"|"place"|"tree", "fd", "parent", "root": […], "shift": [first, n],
-              for take "path", "follow"; for place "path", "owner", "whole"; for tree "whiteouts",
-              "skipped"}
+              for take "path", "follow"; for place "path", "owner", "adjusts", "whole";
+              for tree "whiteouts", "skipped"}
     root     ["live", pidfd]                    what a running container sees
              ["stopped", operations, sealed]    what it would see, put together by the operations;
                                                 sealed: its own root is read-only
@@ -189,7 +189,7 @@ def place(request: Json, alive: Callable[[], None]) -> Json:
     source = Input(request["fd"], alive)
     read = Plain(source, Limits()).read if request["whole"] else source.read
     owner = tuple(request["owner"]) if request["owner"] else None
-    rules = placing.Rules(owner, tuple(request["shift"]))
+    rules = placing.Rules(owner, tuple(request["shift"]), adjusts=request["adjusts"])
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     path = os.fsencode(request["path"])
     try:

@@ -31,6 +31,7 @@ async def ask(
     *,
     what: str,
     stdin: int = subprocess.DEVNULL,
+    packages: bool = True,
 ) -> dict[str, Any]:
     """Run a program to its end and return its result.
 
@@ -40,6 +41,7 @@ async def ask(
         fds: descriptors it inherits, at their numbers; it gets nothing else of the daemon's.
         what: names it in an error.
         stdin: its standard input.
+        packages: whether it may need other packages than ours; looking for them takes a while.
 
     Raises:
         AruntimeError: what the program answered; Unavailable if it gave no answer.
@@ -47,7 +49,7 @@ async def ask(
     completed = await trio.run_process(
         [
             sys.executable,
-            "-I",
+            "-I" if packages else "-IS",
             os.path.join(PACKAGES, "aruntime", program),
             PACKAGES,
             json.dumps(request),

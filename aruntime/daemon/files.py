@@ -60,7 +60,14 @@ async def take(parts: Parts, container: Container, path: str, fd: int, *, follow
 
 
 async def place(
-    parts: Parts, container: Container, path: str, fd: int, *, whole: bool, keep_owners: bool
+    parts: Parts,
+    container: Container,
+    path: str,
+    fd: int,
+    *,
+    whole: bool,
+    keep_owners: bool,
+    adjusts: bool,
 ) -> int:
     """Put an archive into a container.
 
@@ -72,6 +79,7 @@ async def place(
         whole: the archive is the user's, compressed or not, and goes into an existing directory;
             otherwise it is of ``cp``, and cut off if its maker failed.
         keep_owners: ids are those of the archive, as ids inside; otherwise all is root's.
+        adjusts: directories that are there already get owner and mode too.
 
     Returns:
         Bytes of files written.
@@ -84,6 +92,7 @@ async def place(
         "path": path,
         "whole": whole,
         "owner": None if keep_owners else ROOT_OWNER,
+        "adjusts": adjusts,
     }
     answer = await _transfer(parts, container, fd, request)
     return int(answer.get("size", 0))
@@ -159,7 +168,8 @@ async def _ask(
 ) -> dict[str, Any]:
     shift = await trio.to_thread.run_sync(shift_of, parts, container)
     asked = {"fd": fd, "parent": os.getpid(), "root": root, "shift": shift, **request}
-    return await children.ask(PROGRAM, asked, (fd, *more_fds), what=WHAT)
+    packages = bool(request.get("whole"))  # compressed, maybe by zstd
+    return await children.ask(PROGRAM, asked, (fd, *more_fds), what=WHAT, packages=packages)
 
 
 @contextlib.asynccontextmanager

@@ -143,7 +143,8 @@ class Packer:
             link = entry._replace(type=tar.HARD_LINK, linkname=self._links[key], xattrs={})
             self._write(tar_headers.encode(link))
             return
-        self._links[key] = name
+        if status.st_nlink > 1:
+            self._links[key] = name
         extents = data_extents(fd, status)
         if extents is None:
             self._write(tar_headers.encode(entry._replace(size=status.st_size)))

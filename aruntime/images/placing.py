@@ -3,7 +3,8 @@
 Names are resolved inside the destination (:mod:`aruntime.images.tree`) and nothing that exists is
 opened: a file is replaced by a new one that is there as a whole or not at all. A directory never
 gives way to a file, nor a file to a directory (docker's rule for ``cp``), and a directory that is
-there keeps its owner and mode, unless owners are copied.
+there keeps its owner and mode, unless those are to be copied: an archive of ``.`` must not take the
+sticky bit off /tmp.
 
 In contrast to :mod:`aruntime.images.layers` a name that begins with ``.wh.`` is a name. Standard
 library only.
@@ -43,6 +44,8 @@ class Rules(NamedTuple):
     shift: tuple[int, int] = (0, 0)
     """First id and number of ids of the container's user namespace, which the archive's ids lie in;
     no ids at all: they are what they are."""
+    adjusts: bool = False
+    """Whether a directory that is there already gets the owner and mode that the archive has."""
     trusted: bool = True
     """False where the archive's maker must not gain by it: no devices, no setuid or setgid, no
     privileged attributes."""
@@ -199,7 +202,7 @@ class _Placer:
             case tar.DIRECTORY:
                 if present is None:
                     os.mkdir(name, tree.PRIVATE, dir_fd=parent)
-                if present is None or self._rules.owner is None:
+                if present is None or self._rules.adjusts:
                     self._directories[path] = attributes.of_entry(found)
             case tar.REGULAR:
                 self._place_file(found, parent, name)
@@ -209,10 +212,10 @@ class _Placer:
                 self._replace(parent, name, lambda temporary: _make(found, parent, temporary))
 
     def _place_top(self, found: Entry) -> None:
-        """The destination itself: it is there, and keeps what it has unless owners are copied."""
+        """The destination itself, which is there as any other directory may be."""
         if found.type != tar.DIRECTORY:
             raise InvalidArchive(f"{shown(found.name)}: the root must be a directory")
-        if self._rules.owner is None:
+        if self._rules.adjusts:
             self._directories[b""] = attributes.of_entry(found)
 
     def _replace(self, parent: int, name: bytes, make: Callable[[bytes], None]) -> None:

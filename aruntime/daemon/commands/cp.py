@@ -106,12 +106,15 @@ async def copy_in(
         async with archive_source(session, STDIN) as source:
             size = await files.place(
                 # Owners are those of the archive, as with docker.
-                daemon.parts, container, target, source, whole=True, keep_owners=True
+                daemon.parts, container, target, source,
+                whole=True, keep_owners=True, adjusts=keep,
             )  # fmt: skip
             return size, 0
     fd = await session.copy(TAKE, FOLLOW if parsed.boolean("follow-link") else "", path)
     try:
-        size = await files.place(daemon.parts, container, target, fd, whole=False, keep_owners=keep)
+        size = await files.place(
+            daemon.parts, container, target, fd, whole=False, keep_owners=keep, adjusts=keep
+        )
     except AruntimeError:
         os.close(fd)
         await session.copied()

@@ -165,7 +165,7 @@ def test_owners_and_modes(world: Path) -> None:
     assert (world / "there/dir").stat().st_mode & 0o777 == 0o700
     status = (world / "there/dir/sub/x").stat()
     assert (status.st_uid, status.st_gid) == (5, 6)
-    put(archive_of(world / "dir"), world / "there", Rules(None))
+    put(archive_of(world / "dir"), world / "there", Rules(None, adjusts=True))
     assert (world / "there/dir").stat().st_mode & 0o777 == 0o755
     status = (world / "there/dir/sub/x").stat()
     assert (status.st_uid, status.st_gid) == (7, 8)
@@ -211,7 +211,10 @@ def test_hard_links_stay_links_under_another_name(world: Path) -> None:
 def test_a_whole_archive_goes_into_a_directory(world: Path) -> None:
     """As it is, whatever its names; not to anything else."""
     archive = archives.tar(archives.file("a/b", b"1"), archives.file(".wh.x", b"2"))
+    (world / "there").chmod(0o1777)
     assert put(archive, world / "there", whole=True) == Placed(2, 2)
+    put(archives.tar(archives.directory("./", mode=0o700)), world / "there", whole=True)
+    assert (world / "there").stat().st_mode & 0o7777 == 0o1777
     assert listing(world / "there") == [".wh.x", "a", "a/b"]
     for target in ("old", "fresh"):
         with pytest.raises(Conflict, match="must be a directory"):
