@@ -54,7 +54,7 @@ class CounterFiles:
     def __init__(self, keep_open: bool) -> None:
         self._keep_open = keep_open
         self._directories: dict[str, int] = {}
-        self._kept: list[int] = []
+        self._kept: list[KeptFile] = []
 
     def directory(self, path: str) -> int:
         """Open a cgroup directory, once.
@@ -89,12 +89,13 @@ class CounterFiles:
             if not optional or error.errno not in _ABSENT:
                 error.filename = f"{directory}/{name}"
                 raise
-            return CounterFile(-1, -1, name)
+            return NamedFile(-1, name)
         if keep or self._keep_open:
-            self._kept.append(fd)
-            return CounterFile(fd, directory_fd, name)
+            kept = KeptFile(fd)
+            self._kept.append(kept)
+            return kept
         os.close(fd)
-        return CounterFile(-1, directory_fd, name)
+        return NamedFile(directory_fd, name)
 
     def close_directories(self) -> None:
         """Close the directories when no file needs them any more (all are kept)."""
@@ -111,15 +112,14 @@ class CounterFiles:
         self._directories.clear()
 
 
-class CounterFile:
-    """One file of a cgroup; its descriptors belong to the :class:`CounterFiles`."""
+class KeptFile(int):
+    """One file of a cgroup with a descriptor of its own, which is all that it is.
 
-    __slots__ = ("_directory_fd", "_fd", "_name")
+    A container has two dozen of them; as an object with fields each would weigh three times as
+    much. The descriptor belongs to the :class:`CounterFiles`.
+    """
 
-    def __init__(self, fd: int, directory_fd: int, name: str) -> None:
-        self._fd = fd
-        self._directory_fd = directory_fd
-        self._name = name
+    __slots__ = ()
 
     def read(self) -> bytes:
         """Return the content.
@@ -129,8 +129,42 @@ class CounterFile:
             OSError: any other failure.
         """
         try:
-            if self._fd >= 0:
-                return os.pread(self._fd, READ_SIZE, 0)
+            return os.pread(self, READ_SIZE, 0)
+        except OSError as error:
+            if error.errno in GONE:
+                raise CgroupGone from error
+            raise self._named(error) from None
+
+    def read_optional(self) -> bytes:
+        """Return the content, empty if this cgroup has no such source any more."""
+        try:
+            return os.pread(self, READ_SIZE, 0)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return b""
+            raise self._named(error) from None
+
+    def _named(self, error: OSError) -> OSError:
+        """Give an error of a descriptor the file's name."""
+        error.filename = os.path.basename(os.readlink(f"/proc/self/fd/{int(self)}"))
+        return error
+
+
+class NamedFile:
+    """One file of a cgroup that is opened for each reading; without a directory it is not there.
+
+    The directory's descriptor belongs to the :class:`CounterFiles`.
+    """
+
+    __slots__ = ("_directory_fd", "_name")
+
+    def __init__(self, directory_fd: int, name: str) -> None:
+        self._directory_fd = directory_fd
+        self._name = name
+
+    def read(self) -> bytes:
+        """Return the content; raises as :meth:`KeptFile.read`."""
+        try:
             return self._read_by_name()
         except OSError as error:
             if error.errno in GONE:
@@ -140,10 +174,10 @@ class CounterFile:
 
     def read_optional(self) -> bytes:
         """Return the content, empty if this host or cgroup has no such source."""
-        if self._fd < 0 and self._directory_fd < 0:
+        if self._directory_fd < 0:
             return b""
         try:
-            return os.pread(self._fd, READ_SIZE, 0) if self._fd >= 0 else self._read_by_name()
+            return self._read_by_name()
         except OSError as error:
             if error.errno in _ABSENT:
                 return b""
@@ -156,6 +190,9 @@ class CounterFile:
             return os.read(fd, READ_SIZE)
         finally:
             os.close(fd)
+
+
+CounterFile = KeptFile | NamedFile
 
 
 class PidsFiles:

@@ -38,12 +38,15 @@ class Events:
         self._listeners: set[trio.MemorySendChannel[Event]] = set()
 
     def publish(self, kind: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
-        """Tell everyone. A listener that fell 4096 events behind is cut off, not waited for."""
+        """Tell everyone. A listener that fell 4096 events behind is cut off, not waited for.
+
+        The attributes are kept as they are: nobody may change them afterwards.
+        """
         event = Event(
             kind=kind,
             action=action,
             actor_id=actor_id,
-            attributes=dict(attributes),
+            attributes=attributes,
             time_ns=time.time_ns(),
         )
         self._ring.append(event)

@@ -244,7 +244,7 @@ async def watch(parts: Parts, container: Container) -> None:
 
     Cancelled while waiting it leaves the container running; the ending itself is not cancelled.
     """
-    if container.pidfd >= 0:
+    if container.pidfd >= 0 and not process.is_dead(container.pidfd):
         await trio.lowlevel.wait_readable(container.pidfd)
     with trio.CancelScope(shield=True):
         async with container.lock:

@@ -38,6 +38,7 @@ from aruntime.daemon.compose import Daemon as Daemon  # where commands look for 
 from aruntime.daemon.hello import Peer
 from aruntime.daemon.settings import Settings
 from aruntime.errors import AruntimeError, Unavailable, os_error_text
+from aruntime.kernel import allocator
 
 log = structlog.get_logger()
 
@@ -104,6 +105,7 @@ def run(chosen: Settings, parsed: Parsed) -> None:
     os.chdir("/")
     raise_file_limit()
     sys.setswitchinterval(SWITCH_SECONDS)
+    allocator.use_one_arena()
     ready_fd = parsed.integer("ready-fd")
     if ready_fd >= 0:
         os.set_inheritable(ready_fd, False)

@@ -111,6 +111,33 @@ class Container:
         hidden: where its files are once its directory is off the disk's list, else empty.
     """
 
+    __slots__ = (
+        "address",
+        "attached",
+        "cgroup",
+        "config",
+        "console_size",
+        "directory",
+        "execs",
+        "exited",
+        "health",
+        "held_by_shim",
+        "hidden",
+        "launching",
+        "lock",
+        "master_fd",
+        "pidfd",
+        "prepared",
+        "removed",
+        "removing",
+        "sink",
+        "state",
+        "stdin",
+        "stop_requested",
+        "supervised",
+        "woken",
+    )
+
     def __init__(self, config: ContainerConfig, state: ContainerState, directory: str) -> None:
         self.config = config
         self.state = state

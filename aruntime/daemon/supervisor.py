@@ -191,6 +191,9 @@ class Supervisor:
         # Bound for good: the context is this task's own.
         structlog.contextvars.bind_contextvars(container=container.short_id)
         try:
+            if container.pidfd >= 0 and container.config.health is None:
+                # Not two calls deeper: most of what an idle container weighs is what waits.
+                await trio.lowlevel.wait_readable(container.pidfd)
             await self._supervise(container)
         except Exception:
             # One broken container must not take the others' tasks down with it.

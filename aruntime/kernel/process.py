@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 import struct
 
 from aruntime.kernel import libc
@@ -136,6 +137,13 @@ def set_cmdline(text: bytes) -> None:
     start, end = int(fields[45]), int(fields[46])
     if start:
         ctypes.memmove(start, text[: end - start - 1].ljust(end - start, b"\0"), end - start)
+
+
+def is_dead(pidfd: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    ready = select.poll()
+    ready.register(pidfd, select.POLLIN)
+    return bool(ready.poll(0))
 
 
 def pidfd_get_exit(pidfd: int) -> int | None:

@@ -346,6 +346,8 @@ def grow(total: Ints, base: Ints, raw: Ints) -> tuple[Ints, bool]:
         return total, False
     deltas = tuple(map(sub, raw, base))
     reset = min(deltas) < 0
+    if total == base and not reset:
+        return raw, False  # of a first incarnation: then all of it is kept once, not twice
     if reset:
         deltas = tuple(delta if delta >= 0 else now for delta, now in zip(deltas, raw, strict=True))
     return tuple(map(add, total, deltas)), reset

@@ -44,5 +44,7 @@ def access_to(driver: Driver, cgroup: Cgroup, count: int, limit: int | None = No
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     full = int(limit * FULL_SHARE) // FULL_FDS
     lean = full + int(limit * (LEAN_SHARE - FULL_SHARE)) // LEAN_FDS
-    opener = partial(driver.open_reader, cgroup, keep_open=count < full)
+    opener = partial(driver.open_reader, cgroup)  # without keywords it weighs half
+    if count >= full:
+        opener = partial(driver.open_reader, cgroup, keep_open=False)
     return Access(opener, is_kept=count < lean)

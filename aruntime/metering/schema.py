@@ -27,6 +27,8 @@ PRAGMAS = (
     "PRAGMA synchronous = FULL",
     # A reader that checkpoints may hold the file for a moment; longer is a fault to be counted.
     "PRAGMA busy_timeout = 5000",
+    # The rows of the present containers are in memory anyway: no second copy of all of them.
+    "PRAGMA cache_size = -256",
     # After a burst the log shrinks back instead of keeping its greatest size for ever.
     "PRAGMA journal_size_limit = 16777216",
 )

@@ -10,7 +10,6 @@ containers shall cost the shim a megabyte at most.
 from __future__ import annotations
 
 import os
-import select
 
 from aruntime.container import messages
 
@@ -127,13 +126,6 @@ class Child:
 def key_of(fields: dict[str, Any]) -> tuple[str, str]:
     """Return container id and exec id of a message."""
     return str(fields.get("id", "")), str(fields.get("exec_id", ""))
-
-
-def is_dead(pidfd: int) -> bool:
-    """Whether a process has ended, reaped or not."""
-    ready = select.poll()
-    ready.register(pidfd, select.POLLIN)
-    return bool(ready.poll(0))
 
 
 def death(status: int) -> dict[str, Any]:

@@ -174,7 +174,7 @@ class Keeper:
             target = self._children.get((child.id, ""))
             if target is None:
                 raise OSError(errno.ESRCH, "the shim holds no such container")
-            if states.is_dead(target.pidfd):
+            if process.is_dead(target.pidfd):
                 raise OSError(errno.ESRCH, "the container is not running")
             fds["target"] = os.dup(target.pidfd)
         payload["start"] = child.start_at_once
