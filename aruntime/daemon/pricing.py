@@ -159,8 +159,8 @@ class Pricing:
         with LedgerReader(self._meter.ledger_path) as reader:
             self._accrual.refresh(reader, book, committed.head_seq, committed.open_records)
             if time.monotonic() > self._kept_at + KEEP_SECONDS:
+                self._kept_at = time.monotonic()  # first: a full disk is not asked every time
                 self._accrual.keep(reader.host()[0])
-                self._kept_at = time.monotonic()
         return time.thread_time() - begun
 
 
