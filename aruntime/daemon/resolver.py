@@ -15,6 +15,7 @@ servers (upstream). While no daemon runs nobody answers.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import socket
@@ -25,14 +26,16 @@ import structlog
 import trio
 
 from aruntime.daemon import upstream
-from aruntime.errors import NetworkNotFound, os_error_text
-from aruntime.network import DEFAULT, Endpoint, Networks, dns
+from aruntime.errors import AruntimeError, os_error_text
+from aruntime.network import DEFAULT, Endpoint, Networks, dns, nft, redirect
 from aruntime.network.endpoints import Change
 from aruntime.network.names import Directory, View
 
 journal = structlog.get_logger()
 
 BACKLOG = 64
+BIND_ATTEMPTS = 8
+"""A port that is free for UDP may not be so for TCP."""
 RECEIVE_BYTES = 65535
 QUERIES_PER_SECOND = 500
 """Of one container, sustained; a query costs the daemon some 0.2 ms."""
@@ -82,16 +85,9 @@ class _Listener:
         self.network = network
         self.ifindex = socket.if_nametoindex(bridge)
         self.scope = trio.CancelScope()
-        with contextlib.ExitStack() as undo:
-            udp = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            tcp = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            # Connections of a former daemon may still be known to the kernel.
-            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            for one in (udp, tcp):
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, os.fsencode(bridge))
-                one.bind((gateway, upstream.PORT))
-            tcp.listen(BACKLOG)
-            undo.pop_all()
+        udp, tcp = _bound(bridge, gateway)
+        self.port: int = udp.getsockname()[1]
+        """Another one than 53 if somebody else has that."""
         self.udp = trio.socket.from_stdlib_socket(udp)
         self.tcp = trio.socket.from_stdlib_socket(tcp)
 
@@ -100,6 +96,33 @@ class _Listener:
         self.scope.cancel()
         self.udp.close()
         self.tcp.close()
+
+
+def _bound(bridge: str, gateway: str) -> tuple[socket.socket, socket.socket]:
+    """Return sockets for UDP and TCP at one port: 53, or any if somebody else has that.
+
+    Raises:
+        OSError: there are none to be had.
+    """
+    for attempt in range(BIND_ATTEMPTS):
+        with contextlib.ExitStack() as undo:
+            udp = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            tcp = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            # Connections of a former daemon may still be known to the kernel.
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            for one in (udp, tcp):
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, os.fsencode(bridge))
+            try:
+                udp.bind((gateway, 0 if attempt else upstream.PORT))
+                tcp.bind(udp.getsockname())
+                tcp.listen(BACKLOG)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or attempt == BIND_ATTEMPTS - 1:
+                    raise
+                continue
+            undo.pop_all()
+            return udp, tcp
+    raise AssertionError("unreachable")
 
 
 class Resolver:
@@ -136,9 +159,9 @@ class Resolver:
             return
         try:
             self._listen(endpoint)
-        except (NetworkNotFound, OSError) as error:
+        except (AruntimeError, OSError) as error:
             journal.warning(
-                "no names in this network: its resolver cannot listen; does another DNS server?",
+                "no names in this network: its resolver cannot listen",
                 network=endpoint.network,
                 address=f"{endpoint.gateway}:{upstream.PORT}",
                 error=os_error_text(error) if isinstance(error, OSError) else error.message,
@@ -174,13 +197,27 @@ class Resolver:
             former = self._listeners.get(endpoint.network)
             if former is not None:
                 if former.ifindex == socket.if_nametoindex(bridge):
+                    self._lead(former.port, bridge, endpoint)
                     return
                 # The bridge was made anew: the old sockets hear nothing any more.
                 del self._listeners[endpoint.network]
                 self._soon(former.close)
             listener = _Listener(endpoint.network, bridge, endpoint.gateway)
             self._listeners[endpoint.network] = listener
-        self._soon(self._start, listener)
+            self._soon(self._start, listener)
+            self._lead(listener.port, bridge, endpoint, is_new=True)
+
+    def _lead(self, port: int, bridge: str, endpoint: Endpoint, *, is_new: bool = False) -> None:
+        """Lead questions to a port that is not 53, or no more.
+
+        Raises:
+            Unavailable, OSError: nft or the kernel refused.
+        """
+        is_led = self._networks.tables.is_table(redirect.table_of(bridge))
+        if port != upstream.PORT and (is_new or not is_led):
+            nft.run(redirect.ruleset(bridge, endpoint.gateway, port))
+        elif port == upstream.PORT and is_led:
+            nft.run(redirect.removal(bridge))
 
     def _start(self, listener: _Listener) -> None:
         if self._nursery is not None:

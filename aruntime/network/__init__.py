@@ -13,6 +13,7 @@
     publishing        published ports: holding binds them, port_table leads them,
                       conntrack lets flows go that lead past them
     endpoints         who stands where; listeners hear of changes
+    redirect          questions for names, past another server of the host     (nft)
     names, dns        who is called what; questions for it and answers     (dnspython)
     files             /etc/hosts, /etc/hostname, /etc/resolv.conf of a container; pure
     counters          bytes and packets of every link in one netlink dump

@@ -18,7 +18,7 @@ from typing import Any
 
 from aruntime.errors import AruntimeError, Unavailable
 from aruntime.network import bridge as bridges
-from aruntime.network import egress, encode, guard, live, nat, nft, port_table
+from aruntime.network import egress, encode, guard, live, nat, nft, port_table, redirect
 from aruntime.network.counters import LinkCounters, LinkStats
 from aruntime.network.definition import (
     Definition,
@@ -253,7 +253,7 @@ class Network:
         """Remove the tables and the bridge; leases stay. Running containers lose the network."""
         with self._lock:
             own = nat.removal(self.bridge, [*self._families(), egress.FAMILY])
-            nft.run(own + port_table.removal(self.bridge))
+            nft.run(own + port_table.removal(self.bridge) + redirect.removal(self.bridge))
             bridges.remove(self.bridge)
             self._bridge_ifindex = 0
 

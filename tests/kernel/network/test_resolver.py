@@ -20,8 +20,9 @@ import trio
 
 from aruntime.daemon import resolver, upstream
 from aruntime.daemon.resolver import Resolver
-from aruntime.network import Networks, Request, Wanted, default_definition, live
+from aruntime.network import Networks, Request, Wanted, default_definition, live, redirect
 from aruntime.network import dns as messages
+from aruntime.network.nfnetlink import NfTables
 from tests.conftest import require_program
 from tests.kernel.network.dns_server import DnsServer, told
 
@@ -406,14 +407,32 @@ def test_sockets_are_there_as_long_as_containers(world: World) -> None:
     assert found(db, "web") == [world.address("a")]
 
 
-def test_an_address_that_is_taken(world: World) -> None:
-    """Another server has the port: the container starts all the same, and has no names."""
+def test_a_port_that_is_taken(world: World) -> None:
+    """Another server has the port: questions are led past it, for as long as it is so."""
     holder = world.host.run(DnsServer, GATEWAY, told("192.0.2.9"))
     try:
         web = world.container("a", "shop", name="web")
-        assert found(web, "web") == ["192.0.2.9"]
+        for _ in range(2):
+            assert found(web, "web") == found(web, "+tcp", "web") == [world.address("a")]
+            assert world.host.run(led)
+            world.host.run(subprocess.run, ["/usr/sbin/nft", "flush", "ruleset"], check=True)
+            world.container("b", "shop", name="db")
+        world.host.run(world.networks.get("attic").ensure)
+        attic = world.container("c", "attic", name="other")
+        assert found(attic, "other", gateway=OTHER_GATEWAY) == [world.address("c", "attic")]
+        for digit in "abc":
+            world.leave(digit)
     finally:
         world.host.run(holder.close)
+    web = world.container("a", "shop", name="web")
+    assert found(web, "web") == found(web, "+tcp", "web") == [world.address("a")]
+    assert not world.host.run(led)
+
+
+def led() -> bool:
+    """Whether questions are led to another port."""
+    with contextlib.closing(NfTables()) as tables:
+        return tables.is_table(redirect.table_of("br-shop"))
 
 
 def test_the_world_closes_everything(host: Host, tmp_path: Path) -> None:
