@@ -76,8 +76,13 @@ def state(freezer: Freezer) -> str:
 
 
 def is_frozen(freezer: Freezer) -> bool:
-    """Return whether every process of the cgroup is suspended."""
-    return state(freezer) == "frozen"
+    """Return whether every process of the cgroup is suspended, by either freezer."""
+    if freezer.unified is not None:
+        if find_keyed(read_file(f"{freezer.unified}/cgroup.events"), b"frozen"):
+            return True
+        if freezer.v1 is None:
+            return False
+    return read_file(_state_file(freezer)).strip() == b"FROZEN"
 
 
 def freeze(freezer: Freezer, timeout_seconds: float = FREEZE_TIMEOUT_SECONDS) -> None:

@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import Iterable, Mapping
 
+from aruntime.cgroups.files import read_file
 from aruntime.cgroups.stats import BlkioStats, FastStats, Stats
 from aruntime.metering.account import BLOCK_COUNTERS, Ints, ProcessIo, Reading
 
@@ -22,9 +23,9 @@ GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV})
 
 def from_fast(stats: FastStats, boot_ns: int) -> Reading:
     """A reading of the billed numbers alone."""
-    return Reading(
-        boot_ns, stats.cpu_usage_ns, stats.working_set_bytes, usage_bytes=stats.memory_usage_bytes
-    )
+    usage, inactive = stats.memory_usage_bytes, stats.inactive_file_bytes
+    working_set = usage - inactive if usage > inactive else 0  # as stats.working_set_bytes
+    return Reading(boot_ns, stats.cpu_usage_ns, working_set, None, None, None, None, 0, usage)
 
 
 def from_stats(
@@ -116,6 +117,10 @@ def device_name(row: BlkioStats) -> str:
     return name
 
 
+_PROCESS_IO_KEYS = [b"read_bytes:", b"write_bytes:", b"cancelled_write_bytes:"]
+"""The last ones, in the kernel's order."""
+
+
 # rchar: 4292
 # wchar: 0
 # syscr: 13
@@ -126,6 +131,8 @@ def device_name(row: BlkioStats) -> str:
 def parse_process_io(text: bytes) -> ProcessIo:
     """Parse /proc/PID/io (proc(5))."""
     words = text.split()
+    if words[8::2] == _PROCESS_IO_KEYS:
+        return ProcessIo(int(words[9]), int(words[11]), int(words[13]))
     values = dict(zip(words[::2], words[1::2], strict=True))
     return ProcessIo(
         int(values[b"read_bytes:"]),
@@ -140,8 +147,7 @@ def read_process_io(pid: int, proc: str = "/proc") -> ProcessIo:
     Raises:
         OSError: the process is gone or may not be read.
     """
-    with open(f"{proc}/{pid}/io", "rb", buffering=0) as file:
-        return parse_process_io(file.read())
+    return parse_process_io(read_file(f"{proc}/{pid}/io"))
 
 
 def read_tree_io(procs_path: str, proc: str = "/proc") -> ProcessIo:
@@ -150,8 +156,7 @@ def read_tree_io(procs_path: str, proc: str = "/proc") -> ProcessIo:
     Raises:
         OSError: the cgroup is gone.
     """
-    with open(procs_path, "rb", buffering=0) as file:
-        pids = file.readall().split()
+    pids = read_file(procs_path).split()
     read = write = cancelled = 0
     for pid in pids:
         try:

@@ -150,7 +150,11 @@ class Subject:
         with self._lock:
             if self.account.status == "exited":
                 return False
-            reading = self._read(slow=slow or self.cuts.crosses(clock()), clock=clock)
+            start = clock()
+            if slow or self.cuts.crosses(start):
+                reading = self._read(slow=True, clock=clock)
+            else:
+                reading = self._read_fast(start, clock)
             if reading is None:
                 return False
             self._take(reading)
@@ -300,6 +304,26 @@ class Subject:
             network=self._read_network(),
             disks=(name for name in self._disks if name not in self.account.block_raw),
         )
+
+    def _read_fast(self, start: int, clock: Callable[[], int]) -> Reading | None:
+        """The billed numbers alone, in few steps: every cycle asks them of every container."""
+        try:
+            reader = self._reader or self._opened()
+            fast = reader.read_fast() if reader is not None else None
+        except OSError as error:
+            if error.errno in GONE:
+                return None
+            raise
+        finally:
+            if self._access is None or not self._access.is_kept:
+                self._let_go()
+        if fast is None:
+            return None
+        end = clock()
+        if end - start > SLOW_READ_NS:
+            self._count("slow_read")
+        self.fast = fast
+        return from_fast(fast, (start + end) // 2)
 
     def _read_network(self) -> Mapping[str, Ints] | None:
         """Interface counters; a failure costs this sample of them, not the whole reading."""

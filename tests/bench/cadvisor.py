@@ -143,10 +143,11 @@ def observe(meters: Sequence[Meter], seconds: float) -> Span:
     return Span(time.monotonic() - began, (wall, time.time()), used)
 
 
-def our_readings(ours: Meter) -> float:
-    """Cycles since the start, each of which reads every group."""
+def our_cycles(ours: Meter) -> tuple[float, float]:
+    """When, and cycles since the start, each of which reads every group."""
     lines = ours.scrape()[1].splitlines()
-    return float(next(line for line in lines if line.startswith(CYCLES)).split()[1])
+    count = float(next(line for line in lines if line.startswith(CYCLES)).split()[1])
+    return time.monotonic(), count
 
 
 def their_readings(theirs: Meter, groups: Sequence[str], span: Span) -> float:
@@ -186,9 +187,10 @@ def compare(ours: Meter, theirs: Meter | None, parent: str, groups: int, seconds
     for meter in meters:
         wait_until(partial(meter.shows, groups), START_SECONDS, meter.name)
     time.sleep(SETTLE_SECONDS)
-    cycles = our_readings(ours)
+    began, cycles = our_cycles(ours)
     span = observe(meters, seconds)
-    readings = {ours.name: our_readings(ours) - cycles}
+    ended, more = our_cycles(ours)
+    readings = {ours.name: (more - cycles) / (ended - began) * span.seconds}
     scrapes: dict[str, float] = {}
     if theirs is not None:
         some = [f"{parent}/{number:04d}" for number in range(0, groups, max(1, groups // 20))]
