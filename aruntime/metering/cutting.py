@@ -51,6 +51,7 @@ class Cutter:
 
     Attributes:
         interval: None until :meth:`start`.
+        request: that of the terms, at hand for each reading.
         birth: the first interval this object opened or knew: whoever knows nothing of the
             container on disk counts from here.
     """
@@ -72,6 +73,16 @@ class Cutter:
         self._hour_ends_ns = NEVER
         if known is not None:
             self._watch_hour(known)
+
+    @property
+    def terms(self) -> Terms:
+        """What is true of the container now."""
+        return self._terms
+
+    @terms.setter
+    def terms(self, terms: Terms) -> None:
+        self._terms = terms
+        self.request = terms.request
 
     def start(self, account: Account) -> Account:
         """Open the interval of a new incarnation, which begins where the account stands."""

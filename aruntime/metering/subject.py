@@ -350,7 +350,7 @@ class Subject:
         """Advance the account, or a bridged one, whose gap the caller cuts."""
         before = since if since is not None else self.account
         after, anomalies = advance(
-            before, reading, cores=self._cores, hold=hold, request=self.cuts.terms.request
+            before, reading, cores=self._cores, hold=hold, request=self.cuts.request
         )
         cut = since is None
         self.account = self.cuts.take(before, after, reading, anomalies) if cut else after
