@@ -191,8 +191,9 @@ async def opened_meter(
         poll_seconds=settings.poll_interval,
         slow_seconds=settings.slow_interval,
         network=networks.counters,
-        ledger_key=settings.ledger_key,
-        on_ledger_failure=settings.on_ledger_failure,
+        ledger_key=settings.ledger.key,
+        on_ledger_failure=settings.ledger.on_failure,
+        retention=settings.ledger.retention,
     )
     with contextlib.closing(networks):
         await meter.open()

@@ -17,19 +17,18 @@ from typing import Any
 
 import msgspec
 
+from aruntime.daemon import ledger_settings
 from aruntime.daemon.commands.flags import Flag, Parsed
+from aruntime.daemon.ledger_settings import LedgerSettings
 from aruntime.daemon.readers import Reader, parse_readers
 from aruntime.daemon.registry.policy import CERTS_DIRECTORIES, Policy, parse_mirror
 from aruntime.errors import InvalidParameter
-from aruntime.metering.books import FAILURE_POLICIES
 from aruntime.metering.foreign import identity, patterns
 from aruntime.metering.foreign.patterns import Pattern
 
 DEFAULT_CONFIG = "/etc/aruntime/config.toml"
 EXPORTS = "export"
 """Key of the tables of push exporters; only the configuration file has them."""
-DEFAULT_ROOT = "/var/lib/aruntime"
-DEFAULT_LEDGER_KEY = "/etc/aruntime/ledger.key"
 SUN_PATH_BYTES = 107
 """Longest pathname of a Unix socket (sockaddr_un)."""
 ENVIRONMENT = {
@@ -44,7 +43,10 @@ RELOADABLE = (
 """Settings that SIGHUP changes in a running daemon; the others need a restart."""
 
 FLAGS = (
-    Flag("root", "", "string", DEFAULT_ROOT, "DIR", "Images, containers, volumes, totals"),
+    Flag(
+        "root", "", "string", ledger_settings.DEFAULT_ROOT, "DIR",
+        "Images, containers, volumes, the ledger",
+    ),
     Flag("run-dir", "", "string", "/run/aruntime", "DIR", "Sockets and process ids"),
     Flag("socket", "", "string", None, "PATH", "Command socket (default RUN_DIR/aruntime.sock)"),
     Flag("socket-group", "", "string", None, "GROUP", "Group that may use the command socket"),
@@ -62,16 +64,7 @@ FLAGS = (
     ),
     Flag("poll-interval", "", "string", "1", "SECONDS", "Period of the billed readings"),
     Flag("slow-interval", "", "string", "10", "SECONDS", "Period of all other readings"),
-    Flag(
-        "ledger-key", "", "string", None, "FILE",
-        "Key that signs the ledger's checkpoints, made if it is not there; 'none': unsigned"
-        f" (default {DEFAULT_LEDGER_KEY}, of another root ROOT.ledger.key)",
-    ),
-    Flag(
-        "on-ledger-failure", "", "choice", "run", "run|refuse",
-        "Whether containers are started while the ledger cannot be written",
-        choices=FAILURE_POLICIES,
-    ),
+    *ledger_settings.FLAGS,
     Flag(
         "prices", "", "string", None, "FILE",
         "Price book to put in force at start (SIGHUP reads it again)",
@@ -129,10 +122,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """``HOST:PORT`` or ``none``."""
     web_config: Path | None = None
     """TLS and users of that address, None for neither."""
-    ledger_key: Path | None = None
-    """What signs the ledger's checkpoints; None: nothing does."""
-    on_ledger_failure: str = "run"
-    """``run`` or ``refuse`` new containers while the ledger cannot be written."""
+    ledger: LedgerSettings = LedgerSettings()
     poll_interval: float = 1.0
     """Seconds."""
     slow_interval: float = 10.0
@@ -252,7 +242,7 @@ def _config_value(flag: Flag, value: object, where: str) -> Any:
         if isinstance(value, dict) and all(isinstance(each, str) for each in value.values()):
             return value
         raise InvalidParameter(f"{where} must be a table of strings")
-    if flag.name.endswith("-interval") and isinstance(value, int | float):
+    if flag.name.endswith(("-interval", "-retention")) and isinstance(value, int | float):
         return str(value)
     if not isinstance(value, str):
         kinds = "a string or a list of strings" if flag.kind == "list" else "a string"
@@ -282,8 +272,7 @@ def _checked(chosen: dict[str, tuple[Any, str]]) -> Settings:
         readers=_readers(*chosen["tenant-reader"]),
         metrics_address=_address(*chosen["metrics-address"]),
         web_config=_path(*chosen["web.config.file"]) if chosen["web.config.file"][0] else None,
-        ledger_key=_ledger_key(chosen),
-        on_ledger_failure=chosen["on-ledger-failure"][0],
+        ledger=ledger_settings.checked(chosen, _path(*chosen["root"])),
         prices=_path(*chosen["prices"]) if chosen["prices"][0] else None,
         poll_interval=_seconds(*chosen["poll-interval"]),
         slow_interval=_seconds(*chosen["slow-interval"]),
@@ -304,21 +293,6 @@ def _path(text: str, where: str) -> Path:
     if not text or "\n" in text:
         raise InvalidParameter(f"{where} needs a path")
     return Path(os.path.abspath(text))
-
-
-def _ledger_key(chosen: dict[str, tuple[Any, str]]) -> Path | None:
-    """Never below the root: who can write the ledger's file shall not find the key beside it."""
-    text, where = chosen["ledger-key"]
-    root = _path(*chosen["root"])
-    if text == "none":
-        return None
-    if not text:
-        usual = root == Path(DEFAULT_ROOT)
-        return Path(DEFAULT_LEDGER_KEY) if usual else root.with_name(f"{root.name}.ledger.key")
-    path = _path(text, where)
-    if path.is_relative_to(root):
-        raise InvalidParameter(f"{where} must not be in the root, {root}: keep the key elsewhere")
-    return path
 
 
 def _seconds(text: str, where: str) -> float:

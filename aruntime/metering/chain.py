@@ -12,8 +12,9 @@ Out of scope: signing (:mod:`aruntime.metering.signing`), checking a whole ledge
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -172,3 +173,56 @@ def signed_bytes(checkpoint: Checkpoint) -> bytes:
 def checkpoint_hash(checkpoint: Checkpoint) -> str:
     """What the next checkpoint's ``prev`` is."""
     return hashlib.sha256(signed_bytes(checkpoint)).hexdigest()
+
+
+class Signs(Protocol):
+    """A key, ready to sign (:class:`aruntime.metering.signing.Signer`)."""
+
+    public: str
+
+    def sign(self, text: bytes) -> str:
+        """Ed25519 signature, 128 hex digits."""
+
+
+class Unsigned:
+    """Stands for no key."""
+
+    public = ""
+
+    def sign(self, _text: bytes) -> str:
+        """No signature."""
+        return ""
+
+
+def next_checkpoint(
+    before: Checkpoint | None,
+    *,
+    host: tuple[str, int],
+    reason: str,
+    at: tuple[int, str, Mapping[str, int]],
+    signer: Signs,
+) -> Checkpoint:
+    """Sign a place in the chain.
+
+    Args:
+        before: the last checkpoint.
+        host: the ledger's id and when it was made.
+        reason: one of chain.REASONS.
+        at: number and hash of the last record that is covered, sums over all up to it.
+        signer: the key.
+    """
+    seq, digest, sums = at
+    unsigned = Checkpoint(
+        n=before.n + 1 if before is not None else 1,
+        host_id=host[0],
+        created_ns=host[1],
+        time_ns=time.time_ns(),
+        reason=reason,
+        seq=seq,
+        hash=digest,
+        records=seq,
+        sums=dict(sums),
+        prev=checkpoint_hash(before) if before is not None else "",
+        key=signer.public,
+    )
+    return msgspec.structs.replace(unsigned, signature=signer.sign(signed_bytes(unsigned)))

@@ -13,44 +13,25 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
-import msgspec
 import structlog
 import trio
 
 from aruntime.errors import AruntimeError, Unavailable, os_error_text
 from aruntime.metering.books import Books
-from aruntime.metering.chain import Checkpoint, checkpoint_hash, signed_bytes
+from aruntime.metering.chain import Checkpoint, Signs, Unsigned, next_checkpoint
 from aruntime.metering.clock import boottime_ns
+from aruntime.metering.retention import Retention, prune
+from aruntime.metering.schema import insert_checkpoint
 
 log = structlog.get_logger()
 
+KEEP = Retention()
 AFTER_HOUR_SECONDS = 2.0
 """So that the records that the hour ended are committed."""
 CANNOT_SIGN = "cannot sign the ledger with {path}: {reason}; give another --ledger-key, or 'none'"
-
-
-class Signs(Protocol):
-    """A key, ready to sign (:class:`aruntime.metering.signing.Signer`)."""
-
-    public: str
-
-    def sign(self, text: bytes) -> str:
-        """Ed25519 signature, 128 hex digits."""
-
-
-class Unsigned:
-    """Stands for no key."""
-
-    public = ""
-
-    def sign(self, _text: bytes) -> str:
-        """No signature."""
-        return ""
 
 
 class Checkpoints:
@@ -59,11 +40,13 @@ class Checkpoints:
     Args:
         books: the ledger.
         key: file of the private key, made when it is first needed; None: nothing is signed.
+        keep: how long records and roll-ups are kept.
     """
 
-    def __init__(self, books: Books, key: Path | None) -> None:
+    def __init__(self, books: Books, key: Path | None, keep: Retention = KEEP) -> None:
         self._books = books
         self._key = key
+        self._keep = keep
         self._signer: Signs | None = None
 
     async def run(self) -> None:
@@ -77,6 +60,7 @@ class Checkpoints:
             begun = time.gmtime(self._books.clock.at(boottime_ns()) // 10**9)
             is_month = (begun.tm_mday, begun.tm_hour) == (1, 0)
             await self.make_or_log("period" if is_month else "hour")
+            await self.prune_or_log()
 
     async def make(self, reason: str) -> Checkpoint:
         """Commit what waits, then sign where the chain stands; durable when this returns.
@@ -97,6 +81,31 @@ class Checkpoints:
             await self.make(reason)
         except AruntimeError as error:
             log.error("no checkpoint of the ledger", reason=error.message)
+
+    async def prune(self) -> int:
+        """Let go of what is too old; how many records and roll-ups that was.
+
+        Raises:
+            Unavailable: the key cannot be read or made, the chain was changed, or the disk refuses.
+        """
+        signer = await trio.to_thread.run_sync(self.signer)
+        now_ns = self._books.clock.at(boottime_ns())
+        done = 0
+        while some := await self._books.commits.exclusively(
+            partial(prune, self._books.file, signer, self._keep, now_ns)
+        ):
+            done += some
+        return done
+
+    async def prune_or_log(self) -> None:
+        """As :meth:`prune`; a failure is logged, and so is what was done."""
+        try:
+            done = await self.prune()
+        except AruntimeError as error:
+            log.error("the ledger is not pruned", reason=error.message)
+        else:
+            if done:
+                log.info("ledger pruned", records=done)
 
     async def make_last(self) -> None:
         """At an orderly stop: one more if anything is new and the key is at hand."""
@@ -132,46 +141,6 @@ class Checkpoints:
             raise Unavailable(f"cannot write to the ledger {file.path}: {error}") from error
         file.checkpoint = made
         return made
-
-
-def next_checkpoint(
-    before: Checkpoint | None,
-    *,
-    host: tuple[str, int],
-    reason: str,
-    at: tuple[int, str, Mapping[str, int]],
-    signer: Signs,
-) -> Checkpoint:
-    """Sign a place in the chain.
-
-    Args:
-        before: the last checkpoint.
-        host: the ledger's id and when it was made.
-        reason: one of chain.REASONS.
-        at: number and hash of the last record that is covered, sums over all up to it.
-        signer: the key.
-    """
-    seq, digest, sums = at
-    unsigned = Checkpoint(
-        n=before.n + 1 if before is not None else 1,
-        host_id=host[0],
-        created_ns=host[1],
-        time_ns=time.time_ns(),
-        reason=reason,
-        seq=seq,
-        hash=digest,
-        records=seq,
-        sums=dict(sums),
-        prev=checkpoint_hash(before) if before is not None else "",
-        key=signer.public,
-    )
-    return msgspec.structs.replace(unsigned, signature=signer.sign(signed_bytes(unsigned)))
-
-
-def insert_checkpoint(connection: sqlite3.Connection, made: Checkpoint) -> None:
-    """Store a checkpoint; part of the caller's transaction."""
-    text = msgspec.json.encode(made, order="sorted").decode()
-    connection.execute("INSERT INTO checkpoints VALUES (?, ?)", (made.n, text))
 
 
 def _load(key: Path) -> Signs:

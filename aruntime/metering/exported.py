@@ -1,25 +1,28 @@
 """A ledger as a file of JSON lines: to hand out, to keep elsewhere, to verify without the host.
 
-The first line names the ledger and says where its chain stood; then come its checkpoints, then its
-records with their hashes. Whoever has the whole file can check it as the host can. A file of some
-records only (of a tenant, of a time) says so and cannot be checked.
+The first line names the ledger and says where its chain stood; then come its checkpoints, the sums
+of what was pruned, and its records with their hashes. Whoever has the whole file can check it as
+the host can. A file of some records only (of a tenant, of a time) says so and cannot be checked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import msgspec
 
 from aruntime.errors import InvalidParameter
-from aruntime.metering.chain import Checkpoint, Head
+from aruntime.metering.chain import Checkpoint, Head, Rollup
 from aruntime.metering.ledger_reader import LedgerReader
 from aruntime.metering.record import LedgerRecord, canonical
 from aruntime.metering.verifying import Row
 
-HEADER, CHECKPOINT = "ledger", "checkpoint"
+HEADER, CHECKPOINT, ROLLUP = "ledger", "checkpoint", "rollup"
 """The ``kind`` of the lines that are no records."""
 FORMAT = 1
+
+Line = TypeVar("Line", Checkpoint, Rollup)
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +61,9 @@ def lines(reader: LedgerReader) -> Iterator[bytes]:
     yield _header(reader, complete=True)
     for checkpoint in reader.checkpoints():
         yield checkpoint_line(checkpoint)
+    for rollup in reader.rollups():
+        fields = {"kind": ROLLUP, **msgspec.structs.asdict(rollup)}
+        yield msgspec.json.encode(fields, order="sorted") + b"\n"
     for row in reader.rows():
         # As it is stored, so that what is wrong with it goes along.
         yield row.text[:-1] + b',"hash":"' + row.hash.encode() + b'"}\n'
@@ -112,19 +118,20 @@ class ExportedLedger:
         return self._header.head
 
     def checkpoints(self) -> Iterator[Checkpoint]:
+        """Those of the file; to be read to the end before what follows.
+
+        Raises:
+            InvalidParameter: a line is not what an export has.
+        """
+        yield from self._of_kind(CHECKPOINT, Checkpoint)
+
+    def rollups(self) -> Iterator[Rollup]:
         """Those of the file; to be read to the end before the rows.
 
         Raises:
             InvalidParameter: a line is not what an export has.
         """
-        for number, text in enumerate(self._source, 2):
-            try:
-                if msgspec.json.decode(text, type=_Kind).kind != CHECKPOINT:
-                    self._first = text
-                    return
-                yield msgspec.json.decode(text, type=Checkpoint)  # unknown fields are left out
-            except msgspec.DecodeError as error:
-                raise InvalidParameter(f"{self._name}, line {number}: {error}") from None
+        yield from self._of_kind(ROLLUP, Rollup)
 
     def rows(self) -> Iterator[Row]:
         """The records.
@@ -136,6 +143,19 @@ class ExportedLedger:
         while text:
             yield _row(text, self._name)
             text = next(self._source, b"")
+
+    def _of_kind(self, kind: str, made: type[Line]) -> Iterator[Line]:
+        """Lines of a kind, up to the first of another, which is kept."""
+        text = self._first if self._first is not None else next(self._source, b"")
+        while text:
+            try:
+                if msgspec.json.decode(text, type=_Kind).kind != kind:
+                    break
+                yield msgspec.json.decode(text, type=made)  # unknown fields are left out
+            except msgspec.DecodeError as error:
+                raise InvalidParameter(f"{self._name}, line {text[:40]!r}: {error}") from None
+            text = next(self._source, b"")
+        self._first = text
 
 
 class _Stored(msgspec.Struct):

@@ -20,7 +20,7 @@ import msgspec
 from aruntime.errors import Unavailable
 from aruntime.metering.chain import HOUR_NS, Checkpoint, Head, Rollup
 from aruntime.metering.record import LedgerRecord, decode, genesis
-from aruntime.metering.schema import NEWER_SCHEMA, SCHEMA_VERSION, is_ledger, load_head
+from aruntime.metering.schema import NEWER_SCHEMA, ROWS, SCHEMA_VERSION, is_ledger, load_head
 from aruntime.metering.verifying import Row
 
 FIRST_WITH_RECORDS = 2
@@ -143,12 +143,8 @@ class LedgerReader:
         """
         if self._schema < FIRST_WITH_RECORDS:
             return
-        query = (
-            "SELECT seq, container_id, tenant, wall_start, wall_end, hash, CAST(record AS BLOB)"
-            " FROM records ORDER BY seq"
-        )
         with _refusals(self._path):
-            for row in self._connection.execute(query):
+            for row in self._connection.execute(ROWS):
                 yield Row._make(row)
 
     def kept_head(self) -> Head | None:

@@ -23,7 +23,7 @@ from aruntime.cgroups.driver import Driver
 from aruntime.metering import capture, ending, sampler
 from aruntime.metering.account import Account
 from aruntime.metering.books import Books
-from aruntime.metering.checkpoints import Checkpoints
+from aruntime.metering.checkpoints import KEEP, Checkpoints
 from aruntime.metering.clock import boottime_ns
 from aruntime.metering.ending import OOM_KILLS, Final
 from aruntime.metering.export import View
@@ -31,6 +31,7 @@ from aruntime.metering.health import Health
 from aruntime.metering.host import HostMeter, cpu_count
 from aruntime.metering.integrals import add_restart, begin
 from aruntime.metering.record import LedgerRecord
+from aruntime.metering.retention import Retention
 from aruntime.metering.roster import Roster
 from aruntime.metering.rounds import Rounds
 from aruntime.metering.snapshot import Snapshot, snapshot_of
@@ -53,7 +54,7 @@ class Meter:
         network: interface counters by container id, None without networks.
         cores: processors, for the bound of R3.
         ledger_key: file of the key that signs checkpoints, made if it is not there; None for none.
-        on_ledger_failure: ``run`` or ``refuse`` new containers while the disk refuses commits.
+        on_ledger_failure, retention: whether containers start on a full disk; how long what stays.
 
     Attributes:
         health: what the meter counts about itself.
@@ -77,6 +78,7 @@ class Meter:
         cores: int | None = None,
         ledger_key: Path | None = None,
         on_ledger_failure: str = "run",
+        retention: Retention = KEEP,
     ) -> None:
         self.linger_seconds = linger_seconds
         self.health = Health()
@@ -94,7 +96,7 @@ class Meter:
             network=network,
         )
         self._subjects = self._roster.subjects
-        self.checkpoints = Checkpoints(self.books, ledger_key)
+        self.checkpoints = Checkpoints(self.books, ledger_key, retention)
         self.rounds = Rounds(self._roster, self.books, self.health, poll_seconds, slow_seconds)
         self._host: HostMeter | None = None
 

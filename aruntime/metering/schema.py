@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from aruntime.errors import Unavailable
-from aruntime.metering.chain import Head, Sealed
+from aruntime.metering.chain import Checkpoint, Head, Sealed
 
 SCHEMA_VERSION = 2
 
@@ -89,6 +89,12 @@ SCHEMA_2 = (
 """What the ledger's history needs. ``intervals``: where each container's open interval began;
 ``state``: head of the chain, clock, price version."""
 
+ROWS = (
+    "SELECT seq, container_id, tenant, wall_start, wall_end, hash, CAST(record AS BLOB)"
+    " FROM records ORDER BY seq"
+)
+"""All records as they are stored, for :class:`aruntime.metering.verifying.Row`."""
+
 NEWER_SCHEMA = (
     "ledger {path} has schema {found}, this aruntime knows {known}: "
     "start the newer aruntime, or move the file away"
@@ -163,6 +169,12 @@ def insert_records(connection: sqlite3.Connection, sealed: Iterable[Sealed]) -> 
             for record, text in sealed
         ],
     )
+
+
+def insert_checkpoint(connection: sqlite3.Connection, made: Checkpoint) -> None:
+    """Store a checkpoint; part of the caller's transaction."""
+    text = msgspec.json.encode(made, order="sorted").decode()
+    connection.execute("INSERT INTO checkpoints VALUES (?, ?)", (made.n, text))
 
 
 def set_state(connection: sqlite3.Connection, key: str, value: object) -> None:

@@ -19,7 +19,15 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from aruntime.metering.chain import Checkpoint, Head, checkpoint_hash, signed_bytes, sums_of
+from aruntime.metering.chain import (
+    Checkpoint,
+    Head,
+    Rollup,
+    add_sums,
+    checkpoint_hash,
+    signed_bytes,
+    sums_of,
+)
 from aruntime.metering.record import LedgerRecord, canonical, chain_hash, decode, genesis
 
 
@@ -194,6 +202,18 @@ def start_of(genesis_hash: str, checkpoints: Iterable[Checkpoint]) -> Head:
     return start
 
 
+def _check_rollups(rollups: Iterable[Rollup], start: Head) -> Iterator[Fault]:
+    """Hold the sums of pruned records against what the checkpoint at the chain's beginning says."""
+    records, sums = 0, dict[str, int]()
+    for one in rollups:
+        records += one.records
+        sums = add_sums(sums, one.sums)
+    if records != start.seq:
+        yield Fault("roll-ups", f"they are of {records} records and not of {start.seq}")
+    elif sums != start.sums:
+        yield Fault("roll-ups", f"{_unequal(sums, start.sums)} of what was pruned")
+
+
 def _wrong(row: Row, record: LedgerRecord) -> str:
     """What is wrong with a record by itself; empty if nothing is.
 
@@ -249,6 +269,9 @@ class Ledger(Protocol):
     def rows(self) -> Iterable[Row]:
         """In the order of their numbers."""
 
+    def rollups(self) -> Iterable[Rollup]:
+        """The sums of the records that were pruned."""
+
     def kept_head(self) -> Head | None:
         """The head kept beside the records, None if it is not known."""
 
@@ -274,6 +297,7 @@ def verified(
     if witness is not None:
         faults += check_witness(witness, checkpoints, judge)
     start = start_of(genesis(*host), checkpoints)
+    faults += _check_rollups(ledger.rollups(), start)
     walk = Walk(start, checkpoints if witness is None else [*checkpoints, witness])
     faults += walk.go(ledger.rows(), ledger.kept_head())
     signed = [checkpoint for checkpoint in checkpoints if checkpoint.key]

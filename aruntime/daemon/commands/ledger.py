@@ -89,6 +89,7 @@ class _Cancellable:
     def __init__(self, ledger: Ledger) -> None:
         self.host = ledger.host
         self.checkpoints = ledger.checkpoints
+        self.rollups = ledger.rollups
         self.kept_head = ledger.kept_head
         self._rows = ledger.rows
 
@@ -118,7 +119,7 @@ async def _trusted(session: Session, parsed: Parsed, daemon: Daemon) -> set[str]
             keys.add(given)
         else:
             keys.add(public_key_in(await read_file(session, given), given))
-    if not keys and daemon.settings.ledger_key is not None and not parsed.args:
+    if not keys and daemon.settings.ledger.key is not None and not parsed.args:
         keys.add((await trio.to_thread.run_sync(daemon.meter.checkpoints.signer)).public)
     return keys
 

@@ -55,10 +55,18 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
 
 def test_ledger_key_is_never_in_the_root() -> None:
     """By default beside the configuration, or beside another root; none by choice."""
-    assert load().ledger_key == Path("/etc/aruntime/ledger.key")
-    assert load("--root", "/srv/a").ledger_key == Path("/srv/a.ledger.key")
-    assert load("--ledger-key", "/keys/k").ledger_key == Path("/keys/k")
-    assert load("--ledger-key", "none").ledger_key is None
+    assert load().ledger.key == Path("/etc/aruntime/ledger.key")
+    assert load("--root", "/srv/a").ledger.key == Path("/srv/a.ledger.key")
+    assert load("--ledger-key", "/keys/k").ledger.key == Path("/keys/k")
+    assert load("--ledger-key", "none").ledger.key is None
+
+
+def test_ledger_retention(tmp_path: Path) -> None:
+    """Days, from the file as numbers; hourly sums outlive the records."""
+    kept = load(file=config_file(tmp_path, "ledger-retention = 30\n")).ledger.retention
+    assert (kept.record_days, kept.rollup_days) == (30, 762)
+    with pytest.raises(InvalidParameter, match="at least as long as records"):
+        load("--ledger-retention", "900")
 
 
 def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +147,9 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
         ("--root", ""),
         ("--ledger-key", "/var/lib/aruntime/ledger.key"),
         ("--ledger-key", "\n"),
+        ("--ledger-retention", "0"),
+        ("--ledger-retention", "-3"),
+        ("--ledger-rollup-retention", "year"),
     ],
 )
 def test_wrong_value_names_its_flag(words: tuple[str, str]) -> None:

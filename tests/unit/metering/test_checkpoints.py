@@ -47,8 +47,11 @@ async def test_hours_and_months(
     """Each full hour has its checkpoint; the one that ends a month (2023-10) says so."""
     monkeypatch.setattr(checkpoints, "AFTER_HOUR_SECONDS", 0)
     async with metering(counters, tmp_path) as meter:
-        before_ns = hour * 10**9 - 20_000_000
-        meter.books.clock = WallClock(wall_ns=before_ns, boot_ns=boottime_ns())
+        now_ns = hour * 10**9 + 1_000_000
+        meter.books.clock = WallClock(wall_ns=now_ns, boot_ns=boottime_ns())
+        assert 3590 < meter.books.seconds_to_hour() <= 3600
+        waits = iter((0.0, 3600.0))
+        monkeypatch.setattr(meter.books, "seconds_to_hour", lambda: next(waits))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(meter.checkpoints.run)
             with trio.fail_after(20):

@@ -15,8 +15,14 @@ from hypothesis import strategies as st
 
 from aruntime.errors import InvalidParameter
 from aruntime.metering import exported
-from aruntime.metering.chain import Checkpoint, Head, append
-from aruntime.metering.checkpoints import Unsigned, next_checkpoint
+from aruntime.metering.chain import (
+    Checkpoint,
+    Head,
+    Rollup,
+    Unsigned,
+    append,
+    next_checkpoint,
+)
 from aruntime.metering.exported import ExportedLedger
 from aruntime.metering.ledger_file import LedgerFile
 from aruntime.metering.ledger_reader import LedgerReader
@@ -49,6 +55,10 @@ class Kept(NamedTuple):
     def checkpoints(self) -> list[Checkpoint]:
         """See verifying.Ledger."""
         return self.marks
+
+    def rollups(self) -> list[Rollup]:
+        """See verifying.Ledger."""
+        return []
 
     def kept_head(self) -> Head | None:
         """See verifying.Ledger."""
