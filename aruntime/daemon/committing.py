@@ -12,9 +12,11 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 import trio
 
 from aruntime.container.config import ContainerConfig
@@ -33,6 +35,10 @@ MADE_BY_A_START = (
 """Where something is mounted in every container: made in its writable layer if the image lacks
 them, and nothing that the container did."""
 TENANT_LABEL = "aruntime.tenant"
+PAUSED_BY_US = "committing"
+"""In a container's directory while it is paused for a commit, and would stay so if we died."""
+
+journal = structlog.get_logger()
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,12 +143,31 @@ async def resting(parts: Parts, container: Container, pause: bool) -> AsyncItera
     if not pause or container.state.status is Status.PAUSED:
         yield
         return
-    await freezing.pause(parts, container)
+    mark = Path(container.directory) / PAUSED_BY_US
+    await trio.to_thread.run_sync(mark.touch)
     try:
+        await freezing.pause(parts, container)
         yield
     finally:
-        with trio.CancelScope(shield=True), contextlib.suppress(Conflict):
-            await freezing.resume(parts, container)  # unless somebody else did, or killed it
+        with trio.CancelScope(shield=True):
+            await _let_go(parts, container, mark)
+
+
+async def _let_go(parts: Parts, container: Container, mark: Path) -> None:
+    """Resume a container, unless somebody else did or it has ended, and forget why it rested."""
+    with contextlib.suppress(Conflict):
+        await freezing.resume(parts, container)
+    with contextlib.suppress(FileNotFoundError):  # removed with the container
+        await trio.to_thread.run_sync(mark.unlink)
+
+
+async def resume_forgotten(parts: Parts, containers: Iterable[Container]) -> None:
+    """Resume what a daemon that was killed had paused for a commit; called before any command."""
+    for container in containers:
+        mark = Path(container.directory) / PAUSED_BY_US
+        if await trio.to_thread.run_sync(mark.exists):
+            journal.warning("a commit was cut off: resumed", container=container.short_id)
+            await _let_go(parts, container, mark)
 
 
 async def _read_layer(

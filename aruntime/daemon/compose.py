@@ -25,7 +25,7 @@ import trio
 
 from aruntime.cgroups.detect import detect
 from aruntime.cgroups.driver import Driver, open_driver
-from aruntime.daemon import adoption, etc_files, exporting, foreign
+from aruntime.daemon import adoption, committing, etc_files, exporting, foreign
 from aruntime.daemon.commands.registry import Registry
 from aruntime.daemon.events import Events
 from aruntime.daemon.metrics_http import MetricsServer
@@ -133,6 +133,7 @@ async def opened(settings: Settings, registry: Registry) -> AsyncIterator[Daemon
         parts.spawn(shim.run, lambda held: adoption.after_shim_loss(parts, supervisor, held))
         await undo.enter_async_context(foreign_metered(settings, driver, meter))
         await adoption.adopt_all(parts, supervisor, held)
+        await committing.resume_forgotten(parts, supervisor)
         daemon = Daemon(registry, parts, supervisor, pricing, exports)
         yield daemon
         if daemon.settings.stop_containers:

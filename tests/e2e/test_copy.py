@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -322,3 +324,57 @@ def test_a_read_only_root_stays_so(shared_daemon: RunningDaemon, source: Path) -
         daemon.run("cp", f"{source}/.", "sealed:/data")
         daemon.run("start", "sealed")
     assert daemon.out("exec", "sealed", "cat", "/data/hard") == "content"
+
+
+@pytest.fixture
+def committing(daemon: RunningDaemon) -> Iterator[tuple[RunningDaemon, int]]:
+    """Yield a daemon in mid-commit of a running container, its reading child stopped."""
+    daemon.run("run", "-d", "--name", "busy", "--network", "none", "busybox", "sleep", "999")
+    client = daemon.popen("commit", "busy", "busy:1", stderr=subprocess.DEVNULL)
+    assert daemon.process is not None
+    tasks = Path(f"/proc/{daemon.process.pid}/task")
+    found: list[int] = []
+
+    def reading() -> bool:
+        for task in tasks.iterdir():
+            for child in (task / "children").read_text().split():
+                command = Path(f"/proc/{child}/cmdline")
+                if command.exists() and b"transfer.py" in command.read_bytes():
+                    os.kill(int(child), signal.SIGSTOP)
+                    found.append(int(child))
+        return bool(found)
+
+    wait_until(reading, what="the commit reads")
+    yield daemon, client.pid
+    client.kill()
+    client.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(found[0], signal.SIGKILL)
+
+
+def status_of(daemon: RunningDaemon) -> str:
+    """Return docker's status of the container that is committed."""
+    return daemon.out("inspect", "-f", "{{.State.Status}}", "busy")
+
+
+def test_a_commit_whose_client_goes(committing: tuple[RunningDaemon, int]) -> None:
+    """The container runs on, and nothing is left in the store."""
+    daemon, client = committing
+    assert status_of(daemon) == "paused"
+    os.kill(client, signal.SIGKILL)
+    wait_until(lambda: status_of(daemon) == "running", 20, "it runs again")
+    wait_until(lambda: not os.listdir(daemon.root / "images/ingest"), 20, "the store is clean")
+    assert daemon.out("images", "--format", "{{.Repository}}") == "busybox"
+
+
+def test_a_commit_whose_daemon_is_killed(committing: tuple[RunningDaemon, int]) -> None:
+    """The next daemon lets the container go on; a container that its user paused stays so."""
+    daemon, _ = committing
+    daemon.kill()
+    daemon.start()
+    assert status_of(daemon) == "running"
+    assert os.listdir(daemon.root / "images/ingest") == []
+    daemon.run("pause", "busy")
+    daemon.kill()
+    daemon.start()
+    assert status_of(daemon) == "paused"
