@@ -33,7 +33,7 @@ PACKAGES = ("focus-validator==2.2.1", "pyarrow==25.0.0")
 """A newer pyarrow refuses the numpy that the validator pins."""
 OLDEST = (3, 12)
 LEFT_OUT = 77
-INSTALL_SECONDS = 900
+INSTALL_SECONDS = 420
 RUN_SECONDS = 120
 
 CRITERIA = (

@@ -6,7 +6,7 @@ digit, numbers as decimal strings. Out of scope: FOCUS (exporters of the kind ``
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,9 +15,10 @@ from aruntime.daemon.commands.listing import align
 from aruntime.daemon.log_reader import rfc3339_nano
 from aruntime.metering.bill import Bill
 from aruntime.metering.price_store import SHORT_VERSION
-from aruntime.metering.rating import EXACT, Invoice, RatedLine
+from aruntime.metering.rating import EXACT, PRECISION, Invoice, RatedLine
 
 SHOWN_DECIMALS = Decimal("0.000001")
+WIDE = Context(prec=PRECISION)
 HEADING = "TENANT\tSKU\tPRICE ID\tQUANTITY\tUNIT\tUNIT PRICE\tCOST"
 
 
@@ -67,7 +68,7 @@ def _by_price(invoice: Invoice) -> list[_Sum]:
 
 def _shown(amount: Decimal) -> str:
     """Six decimals, for people."""
-    return format(amount.quantize(SHOWN_DECIMALS), "f")
+    return format(amount.quantize(SHOWN_DECIMALS, context=WIDE), "f")
 
 
 def bill_json(bill: Bill) -> str:

@@ -247,6 +247,16 @@ def test_no_bill_from_hours_that_were_deleted(tmp_path: Path) -> None:
     assert bill(ledger, price_book(), OCTOBER).invoices == ()
 
 
+def test_the_table_shows_the_largest_numbers(tmp_path: Path) -> None:
+    """More digits than a decimal context has by default."""
+    ledger, at = tmp_path / "ledger.db", NOVEMBER.start_ns
+    text = RUN_BOOK.replace('measure = "container"', 'measure = "network_transmit"')
+    text = text.replace('unit = "Minutes"', 'unit = "B"').replace('quantum = "1m"', "")
+    write_ledger(ledger, [run_record(at, at + S, net={"eth0": (0, 10**26 + 7, 0, 0)})])
+    table = bill_table(bill(ledger, parse_book(text, "book.toml")))
+    assert "300000000000000000000000021.000000 EUR" in table
+
+
 @pytest.mark.parametrize("text", ["2026", "2026-13", "2026-00", "26-11", "2026-11-01", "9999-01"])
 def test_what_is_no_month(text: str) -> None:
     """Said with the form of one."""
