@@ -112,6 +112,13 @@ BILLED = {
 """Fields of usage whose whole sum is billed under one SKU."""
 
 
+def costs(daemon: RunningDaemon) -> dict[str, float]:
+    """Return the samples of costs by their labels."""
+    lines = daemon.metrics().splitlines()
+    found = (line.rpartition(" ") for line in lines if line.startswith("aruntime_tenant_cost_"))
+    return {series: float(value) for series, _, value in found}
+
+
 def work(daemon: RunningDaemon) -> None:
     """Run a day of three tenants in a few seconds, with a daemon that is killed in it."""
     gateway = daemon.subnet.replace("0/24", "1")
@@ -127,8 +134,13 @@ def work(daemon: RunningDaemon) -> None:
         f"{WRITE.format(30)}; ping -c 2 {gateway} >/dev/null; {BURN}",
     )  # fmt: skip
     daemon.run("resume", "web")
+    wait_until(lambda: costs(daemon), what="costs are shown")
+    before = costs(daemon)
     daemon.kill()
     daemon.start(SLOW)
+    wait_until(lambda: costs(daemon), what="costs are shown again")
+    after = costs(daemon)
+    assert {series for series, cost in before.items() if after.get(series, 0.0) < cost} == set()
     daemon.run("update", "-m", "96m", "web")
     daemon.run("run", "--tenant", "kyoto", "--name", "job", "busybox", "sh", "-c", BURN)
     daemon.run("stop", "-t", "0", "web")
