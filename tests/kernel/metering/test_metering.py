@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -51,14 +51,14 @@ def _driver() -> Iterator[Driver]:
 
 
 @asynccontextmanager
-async def metering(driver: Driver, path: Path) -> AsyncIterator[Meter]:
+async def metering(driver: Driver, path: Path, known: Iterable[str] = ()) -> AsyncIterator[Meter]:
     """A running meter with short intervals."""
     meter = Meter(str(path / "ledger.db"), driver, poll_seconds=0.02, slow_seconds=0.1)
     await meter.open()
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(meter.run)
-            await meter.settle([])
+            await meter.settle(known)
             yield meter
             nursery.cancel_scope.cancel()
     finally:
@@ -153,6 +153,22 @@ async def test_final_reading_equals_the_counter(driver: Driver, tmp_path: Path) 
         assert 0.3 * SECOND <= final.totals.cpu_ns <= final.totals.running_ns * 1.05
         held = final.totals.memory_bytens2 / 2 / final.totals.running_ns
         assert (8 << 20) < held < (64 << 20)
+
+
+async def test_cpu_time_is_the_processs_own(driver: Driver, tmp_path: Path) -> None:
+    """A busy loop's CPU time is what wait4(2) and the scheduler say of it (1 % or 20 ms)."""
+    async with metering(driver, tmp_path) as meter:
+        cgroup, init = await launch(meter, driver, "c1", BUSY.format(seconds=0.5))
+        await trio.to_thread.run_sync(os.waitid, os.P_PID, init.pid, os.WEXITED | os.WNOWAIT)
+        scheduled = int(Path(f"/proc/{init.pid}/schedstat").read_text().split()[0])
+        final = await meter.final("c1", exit_code=0, zombie_pid=init.pid)
+        _, _, usage = await trio.to_thread.run_sync(os.wait4, init.pid, 0)
+        init.returncode = 0
+        await remove(meter, driver, "c1", cgroup)
+        slack = max(final.totals.cpu_ns // 100, SECOND // 50)
+
+        assert abs(final.totals.cpu_ns - scheduled) <= slack
+        assert abs(final.totals.cpu_ns - (usage.ru_utime + usage.ru_stime) * SECOND) <= slack
 
 
 async def test_buffered_writes_are_the_zombies(driver: Driver, tmp_path: Path) -> None:
@@ -251,7 +267,7 @@ async def test_daemon_gap_is_exact(driver: Driver, tmp_path: Path) -> None:
     for subject in lost._subjects.values():
         subject.release()
     await trio.to_thread.run_sync(os.waitid, os.P_PID, init.pid, os.WEXITED | os.WNOWAIT)
-    async with metering(driver, tmp_path) as meter:
+    async with metering(driver, tmp_path, known=["c1"]) as meter:
         await meter.resume_registration(MeterSubject(id="c1", name="c1", cgroup=cgroup), "running")
         final = await end(meter, driver, "c1", cgroup, init)
 
