@@ -34,9 +34,10 @@ class DnsServer:
         self.behaviour = behaviour
         self.asked: list[bytes] = []
         """Every query, as it came."""
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._udp = socket.socket(family, socket.SOCK_DGRAM)
         self._udp.bind((address, 53))
-        self._tcp = socket.create_server((address, 53))
+        self._tcp = socket.create_server((address, 53), family=family)
         self._executor = ThreadPoolExecutor(max_workers=2)
         self._executor.submit(self._serve_udp)
         self._executor.submit(self._serve_tcp)
@@ -65,9 +66,9 @@ class DnsServer:
 
     def close(self) -> None:
         """End the threads and close the sockets; call it where the server was started."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+        with socket.socket(self._udp.family, socket.SOCK_DGRAM) as last:
             last.sendto(b"", self._udp.getsockname())
-        socket.create_connection(self._tcp.getsockname(), 5).close()
+        socket.create_connection(self._tcp.getsockname()[:2], 5).close()
         self._executor.shutdown()
         self._udp.close()
         self._tcp.close()

@@ -277,6 +277,18 @@ def test_the_next_server_is_asked(world: World, server: DnsServer) -> None:
     assert status(web, "example.org") == "SERVFAIL"
 
 
+def test_a_server_is_asked_by_ipv6(world: World) -> None:
+    """Whatever the network of the container has."""
+    server = world.host.run(DnsServer, "::1", told("192.0.2.8"))
+    try:
+        world.servers = ["::1"]
+        attic = world.container("a", "attic", name="web")
+        assert found(attic, "example.org", gateway=OTHER_GATEWAY) == ["192.0.2.8"]
+        assert found(attic, "+tcp", "example.org", gateway=OTHER_GATEWAY) == ["192.0.2.8"]
+    finally:
+        world.host.run(server.close)
+
+
 def test_without_any_server(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Down: SERVFAIL in time; none at all: a single word is nobody's, the rest is refused."""
     monkeypatch.setattr(upstream, "TRY_SECONDS", 0.2)
