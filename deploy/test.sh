@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 
 requirement="-e .[dev]"
 packages="python3-venv busybox-static nftables libseccomp2 iproute2 procps
-    prometheus prometheus-alertmanager debootstrap curl skopeo umoci docker-registry apache2-utils zstd zsh bash-completion
+    prometheus prometheus-alertmanager debootstrap curl skopeo umoci buildah docker-registry
+    apache2-utils zstd zsh bash-completion
     docker.io containerd runc podman conmon crun netavark iptables openssl
     bind9-dnsutils iperf3 postgresql"
 . deploy/setup.sh

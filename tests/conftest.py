@@ -36,6 +36,8 @@ PACKAGES = {
     "docker-registry": "docker-registry",
     "htpasswd": "apache2-utils",
     "systemd-analyze": "systemd",
+    "openssl": "openssl",
+    "buildah": "buildah",
     "zsh": "zsh",
     "bash": "bash",
     "curl": "curl",

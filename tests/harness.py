@@ -269,6 +269,11 @@ def daemon(bare_daemon: RunningDaemon, busybox_tar: bytes) -> RunningDaemon:
 @pytest.fixture(scope="session")
 def debian_tar() -> Path:
     """Return a small real Debian root file system (debootstrap), kept between test runs."""
+    return debian_archive()
+
+
+def debian_archive() -> Path:
+    """Return a small real Debian root file system (debootstrap), kept between runs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))) / "aruntime-tests"
     archive = cache / "debian-bookworm.tar"
     if archive.exists():

@@ -200,6 +200,8 @@ def _pass_answer(
             piece = _spoiled(request, piece, passed, fault)
         request.wfile.write(piece)
         passed += len(piece)
+    if not chunked and answer.length:  # the registry has died in the middle
+        raise ConnectionResetError
 
 
 def _spoiled(request: BaseHTTPRequestHandler, piece: bytes, passed: int, fault: Fault) -> bytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -55,7 +55,8 @@ DOWNLOADS = 3
 UNPACKINGS = os.cpu_count() or 1
 """Layers of one pull that are unpacked at a time."""
 
-WAITING, DOWNLOADING, DOWNLOADED = "Waiting", "Downloading", "Download complete"
+FOUND, WAITING = "Pulling fs layer", "Waiting"
+DOWNLOADING, DOWNLOADED = "Downloading", "Download complete"
 EXTRACTING, COMPLETE, EXISTS = "Extracting", "Pull complete", "Already exists"
 
 
@@ -211,6 +212,35 @@ async def choose(repository: Repository, top: Document, platform: Platform) -> D
     raise InvalidArchive("the indexes of the registry are nested too deeply")
 
 
+class Unpackings:
+    """How many layers of an image are unpacked at a time, and who is next.
+
+    One that depends on those below waits for them with its turn taken. So the lowest that is not
+    done goes on even if all turns are taken: it waits for nobody.
+    """
+
+    def __init__(self, turns: int) -> None:
+        self._left = turns
+        self._changed = trio.Condition()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, below: Sequence[trio.Event]) -> AsyncIterator[None]:
+        """Wait for a turn and keep it while the block runs."""
+        async with self._changed:
+            while self._left <= 0 and not all(event.is_set() for event in below):
+                await self._changed.wait()
+            self._left -= 1
+        try:
+            yield
+        finally:
+            self._left += 1
+
+    async def advance(self) -> None:
+        """Look who is next; to be called when a layer is done."""
+        async with self._changed:
+            self._changed.notify_all()
+
+
 class _Pull:
     """One image on its way, its manifest chosen."""
 
@@ -229,6 +259,7 @@ class _Pull:
         self.progress = progress
         self.limits = limits
         self.slots = trio.CapacityLimiter(DOWNLOADS)
+        self.unpackings = Unpackings(UNPACKINGS)
 
     async def run(self, names: Sequence[str], digest: str) -> Pulled:
         """Bring in what is missing and let the names stand for the image."""
@@ -283,10 +314,11 @@ class _Pull:
                 nursery.cancel_scope.cancel()
             else:
                 done[number].set()
+                await self.unpackings.advance()
 
         async with trio.open_nursery() as nursery:
             for number, layer in enumerate(layers):
-                self.progress.layer(layer["digest"], WAITING)
+                self.progress.layer(layer["digest"], FOUND)
                 nursery.start_soon(bring, number)
         if failures:
             raise failures[0]
@@ -303,22 +335,20 @@ class _Pull:
             if earlier == diff_ids[-1]:  # one image may have a layer twice
                 await event.wait()
         blob = await self._blob(ingest, layer)
-        # The one that is lowest can always go on, so nobody waits for ever.
-        if len(below) >= UNPACKINGS:
-            await below[-UNPACKINGS].wait()
-        self.progress.layer(digest, EXTRACTING)
         unpack = partial(
             unpacking.unpack_layer, self.store, ingest, below=below, digest=digest,
             diff_ids=diff_ids, limits=self.limits,
         )  # fmt: skip
-        try:
-            await unpack(blob=blob)
-        except InvalidArchive:
-            if blob.startswith(f"{ingest.path}/"):
-                raise
-            # It has been in the store for long and was damaged there: fetch it anew.
-            await trio.to_thread.run_sync(self.store.discard_blob, digest)
-            await unpack(blob=await self._blob(ingest, layer))
+        async with self.unpackings.turn(below):
+            self.progress.layer(digest, EXTRACTING)
+            try:
+                await unpack(blob=blob)
+            except InvalidArchive:
+                if blob.startswith(f"{ingest.path}/"):
+                    raise
+                # It has been in the store for long and was damaged there: fetch it anew.
+                await trio.to_thread.run_sync(self.store.discard_blob, digest)
+                await unpack(blob=await self._blob(ingest, layer))
         self.progress.layer(digest, COMPLETE)
 
     def _is_here(self, layer: Json, diff_ids: Sequence[str]) -> bool:
@@ -336,6 +366,8 @@ class _Pull:
                 return layout.blob_path(self.store.base, digest)
             if self.downloads.link(digest, target):
                 return target
+            if not self.slots.available_tokens:
+                self.progress.layer(digest, WAITING)
             async with self.slots:
                 report = partial(self.progress.layer, digest, DOWNLOADING, total=size)
                 await download(self.repository, digest, size, target, report)

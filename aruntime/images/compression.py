@@ -15,6 +15,7 @@ import hashlib
 import lzma
 import os
 import select
+import stat
 import zlib
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -64,6 +65,7 @@ class Input:
         self._alive = alive
         self._hash = hashlib.sha256()
         self._peeked = b""
+        self.is_file = stat.S_ISREG(os.fstat(fd).st_mode)
         self.size = 0
         """Bytes read so far."""
 
@@ -299,6 +301,11 @@ class Plain:
         if self.kind == PLAIN:
             return self._source.digest  # the same bytes: digested once is enough
         return f"sha256:{self._hash.hexdigest()}"
+
+    @property
+    def is_of_file(self) -> bool:
+        """Whether it comes from a regular file, which never keeps anybody waiting."""
+        return self._source.is_file
 
     def read(self, count: int = CHUNK) -> bytes:
         """Take some bytes, about as many as asked for; none at the end."""

@@ -7,12 +7,14 @@ which no layer's media type allows: of those the plain tar is kept. Standard lib
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from aruntime.errors import InvalidArchive
 from aruntime.images import layers, layout
+from aruntime.images.ahead import Ahead
 from aruntime.images.compression import Input, Limits, Plain
 from aruntime.images.layout import LayerRecord
 from aruntime.kernel import storage
@@ -174,7 +176,8 @@ def _unpack(
     if path is None:
         directory = f"{site.ingest}/{site.scratch}"
         os.mkdir(directory, 0o700)
-        record = layers.unpack(plain.read, directory, paths, site.limits, strict_end=not expected)
+        with reading(plain) as read:
+            record = layers.unpack(read, directory, paths, site.limits, strict_end=not expected)
     else:
         while plain.read():
             pass
@@ -187,6 +190,19 @@ def _unpack(
     if record is not None:
         path = _settle(site, [*chain, diff_id], record)
     return diff_id, path or ""
+
+
+@contextlib.contextmanager
+def reading(plain: Plain) -> Iterator[Callable[[int], bytes]]:
+    """Yield what reads a stream; of a file it is read ahead.
+
+    A pipe may be silent for long, and whoever gives up must not wait for it.
+    """
+    if not plain.is_of_file:
+        yield plain.read
+        return
+    with Ahead(plain.read) as ahead:
+        yield ahead.read
 
 
 def find(site: Site, diff_ids: Sequence[str]) -> str | None:

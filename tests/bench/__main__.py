@@ -103,7 +103,7 @@ def main() -> None:
     planned = plan(chosen)
     with Place() as place:
         engines, absent = open_engines(place, chosen.peers)
-        results = Bench(engines, planned).run(chosen.only)
+        results = Bench(engines, planned, place).run(chosen.only)
         about: dict[str, object] = {
             "kernel": platform.release(),
             "cpus": os.cpu_count(),

@@ -21,6 +21,8 @@ podman would make and remove its bridge with every container."""
 LATENCY_NONE, LATENCY_BRIDGE = "run, network none", "run, network bridge"
 EXEC, PAUSE, RESUME, PS = "exec", "pause", "resume", "ps"
 THROUGHPUT = "containers per second, {} in parallel"
+PULL = "pull of 150 MB in five layers"
+PULL_CPU = "CPU time of such a pull"
 MEMORY, LOGS = "memory per idle container", "log throughput"
 NETWORK_COST = "run, what a network costs"
 NETWORK = "container to host, iperf3"
@@ -46,7 +48,7 @@ class Engine(Protocol):
         """Command line that runs a command in a running container."""
 
     def command(self, verb: str, *names: str) -> list[str]:
-        """Command line of `pause`, `resume`, `ps`, `wait`, `logs` or `remove`."""
+        """Command line of `pause`, `resume`, `ps`, `wait`, `logs`, `remove`, `pull` or `rmi`."""
 
     def processes(self) -> list[int]:
         """Return the engine's own processes: daemons and one per container, no container's."""
@@ -74,7 +76,9 @@ class CommandLine:
         self._prefix = list(prefix)
         self._networks = networks
         self._run_flags = list(run_flags)
-        self._verbs = {"remove": ["rm", "-f"], "resume": ["unpause"]} | (verbs or {})
+        self._verbs = {"remove": ["rm", "-f"], "resume": ["unpause"], "rmi": ["rmi", "-f"]} | (
+            verbs or {}
+        )
 
     def run(self, network: str, *command: str) -> list[str]:
         """Command line of ``run --rm``."""

@@ -32,6 +32,10 @@ GOALS = (
     Goal("container to host: not slower than docker", engine.NETWORK, "docker", 1),
     Goal("container to host: no more CPU than docker", engine.NETWORK_CPU, "docker", 1),
     Goal("logs: 8 times docker's MB/s", engine.LOGS, "docker", 8),
+    Goal("pull: no longer than docker", engine.PULL, "docker", 1),
+    Goal("pull: no longer than podman", engine.PULL, "podman", 1),
+    Goal("pull: no more CPU time than docker", engine.PULL_CPU, "docker", 1),
+    Goal("pull: no more CPU time than podman", engine.PULL_CPU, "podman", 1),
 )
 
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import engine, image, network
+from tests.bench import engine, image, network, pulling
 from tests.bench.engine import IDLE, Engine, Names
 from tests.bench.figures import Results
-from tests.bench.place import CommandFailed
+from tests.bench.place import CommandFailed, Place
 
 PARALLEL = {1: 8, 4: 24, 16: 48}
 """Containers of one sample by how many run at once."""
@@ -43,9 +43,10 @@ class Plan:
 class Bench:
     """A run over some engines, with its results."""
 
-    def __init__(self, engines: Sequence[Engine], plan: Plan) -> None:
+    def __init__(self, engines: Sequence[Engine], plan: Plan, place: Place) -> None:
         self.engines = engines
         self.plan = plan
+        self.place = place
         self.results = Results()
         self.names = Names()
         self._random = random.Random(plan.seed)
@@ -201,6 +202,23 @@ def logged(bench: Bench, each: Engine, times: int) -> tuple[float, str]:
     return seconds, name
 
 
+def pull(bench: Bench) -> None:
+    """`pull` of an image that the engine does not have, from a registry on the loopback."""
+    able = [each for each in bench.engines if engine.PULL not in each.lacks]
+    if lacking := pulling.missing():
+        bench.plan.say(f"pull is left out, not installed: {lacking}")
+        return
+    with pulling.registries(bench.place, able) as served:
+        for number, each in enumerate(bench.turns(engine.PULL, bench.plan.heavy_rounds + 1)):
+            before = pulling.cpu_seconds(each, served.pids)
+            seconds, _ = each.runner.measure([each.command("pull", served.names[each.name])])
+            used = pulling.cpu_seconds(each, served.pids) - before
+            if number >= len(able):
+                bench.results.add(engine.PULL, each.name, "s", seconds)
+                bench.results.add(engine.PULL_CPU, each.name, "s", used)
+            each.runner.measure([each.command("rmi", served.names[each.name])])
+
+
 KINDS: dict[str, Callable[[Bench], None]] = {
     "memory": memory,
     "latency": latency,
@@ -211,6 +229,7 @@ KINDS: dict[str, Callable[[Bench], None]] = {
     "logs": logs,
     "network": network_,
     "network-cost": network_cost,
+    "pull": pull,
 }
 """In this order by default. Memory comes first: a daemon that has been busy keeps freed memory, in
 which idle containers would then cost nothing."""

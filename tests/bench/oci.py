@@ -32,6 +32,7 @@ class OciRuntime:
             engine.LATENCY_BRIDGE: no_network,
             engine.MEMORY: no_engine,
             engine.LOGS: "it writes no logs",
+            engine.PULL: "it has no images",
         }
         self._place = place
         self._names = Names()

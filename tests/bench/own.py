@@ -66,6 +66,8 @@ def opened(place: Place, tar: Path) -> Aruntime:
     daemon = RunningDaemon()
     daemon.subnet = SUBNET
     daemon.extra = ["--log-level=warning"]
+    daemon.root = place.directory("aruntime", "root")
+    daemon.env["ARUNTIME_ROOT"] = str(daemon.root)
     place.on_close(running(daemon))
     runner = place.runner("aruntime", private=False)
     runner.env |= daemon.env

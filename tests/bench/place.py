@@ -106,7 +106,9 @@ class Place:
     """What a run of the benchmarks owns; a context manager that removes it all."""
 
     def __init__(self) -> None:
-        self.base = Path(tempfile.mkdtemp(prefix="aruntime-bench-"))
+        # Not in /tmp: that may be in memory, and where many files are made and removed all the
+        # time ext4 looks long for an inode that was not in use lately.
+        self.base = Path(tempfile.mkdtemp(prefix="aruntime-bench-", dir="/var/tmp"))
         self.cgroup_parent = f"/aruntime-test-{os.getpid()}"
         self.links: list[str] = []
         self._undo = contextlib.ExitStack()

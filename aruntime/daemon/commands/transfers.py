@@ -1,8 +1,8 @@
 """What a client sees of images on their way: docker's lines, redrawn on a terminal.
 
 On a terminal each layer has a line that changes in place, with a bar while bytes move; elsewhere
-each change of status is a line of its own, and bytes are not told. Nothing waits for a slow client:
-what changes meanwhile is shown when it is drawn again.
+each change of status is a line of its own, and what moves is not told. Nothing waits for a slow
+client: what changes meanwhile is shown when it is drawn again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ BAR_CELLS = 50
 NARROW_COLUMNS = 110
 """A terminal with fewer columns gets the sizes without the bar (docker's rule)."""
 SHORT_DIGITS = 12
+MOVING = frozenset({"Downloading", "Extracting", "Pushing"})
+"""Statuses of a layer whose bytes move: for terminals alone (docker's rule)."""
 
 Write = Callable[[str], Awaitable[None]]
 
@@ -56,7 +58,7 @@ class Transfers:
         name = digest.removeprefix("sha256:")[:SHORT_DIGITS]
         if self._columns:
             self._lines[name] = self._cut(f"{name}: {status}{self._bar(done, total)}")
-        elif self._statuses.get(name) != status:
+        elif self._statuses.get(name) != status and status not in MOVING:
             self._pending.append(f"{name}: {status}\n")
         self._statuses[name] = status
         self._changed.set()
