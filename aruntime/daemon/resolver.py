@@ -112,6 +112,8 @@ def _bound(bridge: str, gateway: str) -> tuple[socket.socket, socket.socket]:
             tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             for one in (udp, tcp):
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, os.fsencode(bridge))
+                # A container may publish port 53 of all addresses (network.holding).
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(not attempt))
             try:
                 udp.bind((gateway, 0 if attempt else upstream.PORT))
                 tcp.bind(udp.getsockname())

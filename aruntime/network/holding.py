@@ -34,6 +34,8 @@ KINDS = {
 }
 NO_SCTP = frozenset({errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT})
 """Where the host speaks no SCTP, nobody on it can take such a port either."""
+RESOLVER_PORT = 53
+"""Where the resolvers of users' networks listen, at the gateways."""
 PROC = "/proc"
 PROC_NET = "/proc/thread-self/net"
 
@@ -140,20 +142,52 @@ def bind(protocol: str, host_ip: str, port: int) -> socket.socket | None:
             return None
         raise Unavailable(f"this host has no {protocol}: name the port of the host too") from None
     try:
-        try:
-            held.bind((host_ip, port))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or protocol != "tcp" or not port:
-                raise
-            if any(True for _ in _inodes(protocol, host_ip, port)):
-                raise
-            _bind_past_time_wait(held, host_ip, port)
+        _bind(held, protocol, host_ip, port)
     except OSError as error:
         held.close()
         raise _explained(error, host_ip, port) from error
     if protocol == "udp":
         held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
     return held
+
+
+def _bind(held: socket.socket, protocol: str, host_ip: str, port: int) -> None:
+    """Bind, although connections that have ended, or only sockets of our own, are in the way.
+
+    Port 53 is shared with the resolvers of users' networks (SO_REUSEPORT), and with nobody else:
+    who else has it is found by a bind without that.
+
+    Raises:
+        OSError: EADDRINUSE and others, as bind(2).
+    """
+    try:
+        held.bind((host_ip, port))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or not port:
+            raise
+        present = set(_inodes(protocol, host_ip, port))
+        if port == RESOLVER_PORT and present and present <= _own_inodes():
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            held.bind((host_ip, port))
+        elif protocol == "tcp" and not present:
+            _bind_past_time_wait(held, host_ip, port)
+        else:
+            raise
+    if port == RESOLVER_PORT:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def _own_inodes() -> set[int]:
+    """Return the sockets of this process."""
+    found = set()
+    for name in os.listdir(f"{PROC}/self/fd"):
+        try:
+            kind, _, number = os.readlink(f"{PROC}/self/fd/{name}").partition(":")
+        except OSError:
+            continue  # that of the listing itself
+        if kind == "socket":
+            found.add(int(number.strip("[]")))
+    return found
 
 
 def _bind_past_time_wait(held: socket.socket, host_ip: str, port: int) -> None:

@@ -97,6 +97,7 @@ class Networks:
             self._erase(network)
             return [f"removed network {definition.name}: its creation or removal was cut off"]
         self._by_name[definition.name] = network
+        self.ports.keep_resolver(str(network.gateway.ip))
         return [f"network {definition.name}: {change}" for change in network.ensure()]
 
     def __iter__(self) -> Iterator[Network]:
@@ -329,6 +330,7 @@ class Networks:
             self._erase(network)
             raise
         self._by_name[definition.name] = network
+        self.ports.keep_resolver(str(network.gateway.ip))
         return network, changes
 
     def _erase(self, network: Network) -> None:
@@ -338,6 +340,7 @@ class Networks:
             Unavailable, OSError: the host refused.
         """
         network.remove()
+        self.ports.keep_resolver(str(network.gateway.ip), wanted=False)
         self._egress.forget(network.bridge)
         network.close()
         store.remove(self._directory_of(network.name))

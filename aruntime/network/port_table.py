@@ -1,10 +1,11 @@
 """The daemon's nftables table of published ports: where a port of the host leads.
 
 One table of family ip per daemon, beside those of its networks (nat), named after its default
-bridge: NAME-ports. The rules never change, only elements of two maps do:
+bridge: NAME-ports. The rules never change, only elements of its maps and its set do:
 
     published       protocol, port → address and port of a container
     published_at    the same for one address of the host
+    resolvers       addresses at which containers ask us for names, whatever is published
 
 ::
 
@@ -34,6 +35,7 @@ from aruntime.network.ports import ANY, PROTOCOLS, PublishedPort
 
 PUBLISHED = "published"
 PUBLISHED_AT = "published_at"
+RESOLVERS = "resolvers"
 SUFFIX = "-ports"
 
 STALE = frozenset({errno.EEXIST, errno.EBUSY})
@@ -72,6 +74,7 @@ def ruleset(table: Table) -> str:
         f"add map {name} {PUBLISHED} {{ type inet_proto . inet_service : {service}; }}",
         f"add map {name} {PUBLISHED_AT} "
         f"{{ type ipv4_addr . inet_proto . inet_service : {service}; }}",
+        f"add set {name} {RESOLVERS} {{ type ipv4_addr; }}",
     ]
     for chain, hook in (
         ("arrive", "prerouting priority dstnat"),
@@ -80,6 +83,7 @@ def ruleset(table: Table) -> str:
         lines += [
             f"add chain {name} {chain} {{ type nat hook {hook}; policy accept; }}",
             f"flush chain {name} {chain}",
+            f"add rule {name} {chain} ip daddr @{RESOLVERS} th dport 53 accept",
             f"add rule {name} {chain} dnat ip to ip daddr . meta l4proto . th dport "
             f"map @{PUBLISHED_AT}",
             f"add rule {name} {chain} fib daddr type local dnat ip to meta l4proto . th dport "
@@ -103,7 +107,22 @@ class PortTable:
         self._tables = tables
         self._entries: dict[str, tuple[Entry, ...]] = {}
         """By container."""
+        self._resolvers: set[str] = set()
         self._lock = threading.RLock()
+
+    def keep_resolver(self, address: str, *, wanted: bool = True) -> None:
+        """Let questions for names to an address of the host be ours, or let go of it.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        with self._lock:
+            was = set(self._resolvers)
+            (self._resolvers.add if wanted else self._resolvers.discard)(address)
+            if was != self._resolvers and self._tables.is_table(self.table):
+                make = nfnetlink.add_element if wanted else nfnetlink.delete_element
+                with contextlib.suppress(FileNotFoundError):
+                    self._tables.commit([make(self.table, RESOLVERS, IPv4Address(address).packed)])
 
     def put(self, container_id: str, entries: Sequence[Entry]) -> None:
         """Add the entries of a container, all at once.
@@ -157,7 +176,8 @@ class PortTable:
                 return  # a host without nft may have containers that need no network
             # One transaction: no port is without its container for a moment.
             nft.run(ruleset(self.table))
-            clear = [nfnetlink.clear_map(self.table, name) for name in (PUBLISHED, PUBLISHED_AT)]
+            names = (PUBLISHED, PUBLISHED_AT, RESOLVERS)
+            clear = [nfnetlink.clear_map(self.table, name) for name in names]
             self._tables.commit([*clear, *self._all()])
 
     def _ensure(self) -> None:
@@ -171,7 +191,10 @@ class PortTable:
             self._tables.commit(self._all())
 
     def _all(self) -> list[Change]:
-        return self._additions([one for owned in self._entries.values() for one in owned])
+        return self._additions([one for owned in self._entries.values() for one in owned]) + [
+            nfnetlink.add_element(self.table, RESOLVERS, IPv4Address(address).packed)
+            for address in sorted(self._resolvers)
+        ]
 
     def _additions(self, entries: Sequence[Entry]) -> list[Change]:
         return [nfnetlink.add_element(self.table, *one) for one in entries]

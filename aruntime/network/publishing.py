@@ -111,6 +111,10 @@ class Publisher:
                 self._table.put(container_id, [entry(port, address) for port in held.ports])
                 self._table.forget_flows(held.ports)
 
+    def keep_resolver(self, address: str, *, wanted: bool = True) -> None:
+        """See ``PortTable.keep_resolver``."""
+        self._table.keep_resolver(address, wanted=wanted)
+
     def settle(self) -> None:
         """Remove what a former daemon published and nobody took over; repair the rest.
 

@@ -12,8 +12,11 @@ import pytest
 
 from aruntime.errors import Conflict, InvalidParameter
 from aruntime.network import holding
+from aruntime.network.nfnetlink import NfTables
+from aruntime.network.port_table import PortTable, entry
 from aruntime.network.ports import PortRequest, PublishedPort
 from tests.kernel.network.conftest import Host
+from tests.networks import asked, bridge_network
 
 pytestmark = pytest.mark.kernel
 
@@ -154,3 +157,66 @@ def test_a_port_of_ended_connections_is_free(host: Host) -> None:
         assert not host.run(reuse)
     finally:
         os.close(fd)
+
+
+def resolver(address: str) -> tuple[socket.socket, socket.socket]:
+    """Open the sockets of a resolver of ours at an address."""
+    made = []
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        one = socket.socket(socket.AF_INET, kind)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        one.bind((address, 53))
+        one.settimeout(5)
+        made.append(one)
+    made[1].listen()
+    return made[0], made[1]
+
+
+@pytest.mark.parametrize("resolver_first", [True, False])
+def test_port_53_is_shared_with_our_resolvers(
+    host: Host, monkeypatch: pytest.MonkeyPatch, *, resolver_first: bool
+) -> None:
+    """Whoever comes first; but not with others, who are named."""
+    wanted = holding_of(request(53), request(53, protocol="udp"))
+    if resolver_first:
+        udp, tcp = host.run(resolver, "127.0.0.1")
+        fd = host.run(wanted)[1]
+    else:
+        fd = host.run(wanted)[1]
+        udp, tcp = host.run(resolver, "127.0.0.1")
+    with closing(udp), closing(tcp):
+        assert not host.run(can_bind, 53)
+        assert not host.run(can_bind, 53, "", socket.SOCK_DGRAM)
+        os.close(fd)
+        monkeypatch.setattr(holding, "_own_inodes", set)
+        with pytest.raises(Conflict, match=r"port 0\.0\.0\.0:53/tcp is in use by"):
+            host.run(wanted)
+
+
+def test_questions_for_names_stay_ours(host: Host, tmp_path: Path) -> None:
+    """A container that publishes port 53 is reached, but not by those who ask the resolver."""
+    with (
+        closing(bridge_network("artest0", "10.77.0.0/24", tmp_path)) as network,
+        closing(NfTables()) as tables,
+    ):
+        places = [host.run(network.attach, asked(digit)) for digit in "ab"]
+        server, client = (host.container(one.netlink) for one in places)
+        table = PortTable("artest0", tables)
+        port = PublishedPort(protocol="udp", host_ip="0.0.0.0", host_port=53, container_port=53)
+        host.run(table.keep_resolver, "10.77.0.1")
+        host.run(table.put, "a" * 64, [entry(port, places[0].ip)])
+        own, stream = host.run(resolver, "10.77.0.1")
+        inside, other = server.run(resolver, "")
+        with closing(own), closing(stream), closing(inside), closing(other):
+            client.run(ask, "10.77.0.1", b"resolver")
+            assert own.recv(99) == b"resolver"
+            host.run(table.keep_resolver, "10.77.0.1", wanted=False)
+            client.run(ask, "10.77.0.1", b"container")
+            assert inside.recv(99) == b"container"
+        host.run(table.drop, "a" * 64)
+
+
+def ask(address: str, said: bytes) -> None:
+    """Send a datagram to port 53."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(said, (address, 53))
