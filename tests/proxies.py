@@ -25,6 +25,7 @@ class Seen(NamedTuple):
     range: str
     status: int
     """Of what was answered."""
+    authorization: str
 
 
 class Fault:
@@ -145,7 +146,8 @@ class Proxy:
 
     def _note(self, request: BaseHTTPRequestHandler, asked: str, status: int) -> None:
         with self._lock:
-            self.seen.append(Seen(request.command, request.path, asked, status))
+            shown = request.headers.get("Authorization", "")
+            self.seen.append(Seen(request.command, request.path, asked, status, shown))
 
 
 def _take(request: BaseHTTPRequestHandler, length: int) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests import archives, certificates, registries, token_server
+from tests import archives, certificates, proxies, registries, token_server
 from tests.conftest import require_program
 from tests.harness import RunningDaemon
+from tests.images import made
 from tests.registries import RunningRegistry
 from tests.terminal import Terminal
 from tests.token_server import TokenServer
@@ -262,3 +263,36 @@ def test_a_token_that_expires_in_mid_push_is_renewed(
         shared_daemon.run("login", "-u", USER, "-p", PASSWORD, registry.host)
         shared_daemon.run("push", name)
         assert registry.digest_of("team/one", "latest").startswith("sha256:")
+
+
+def test_a_login_is_for_its_registry_alone(
+    bare_daemon: RunningDaemon, registry: RunningRegistry, tmp_path: Path
+) -> None:
+    """Neither a mirror nor a host that is redirected to sees it, however they ask."""
+    image = made(tmp_path, 1)
+    registry.push(image.path, "secret:1")
+    config_file = tmp_path / ".docker/config.json"
+    config_file.parent.mkdir()
+    bare_daemon.env["HOME"] = str(tmp_path)
+    asks = {"WWW-Authenticate": 'Basic realm="give it to me"'}
+    with (
+        proxies.running(registry.host) as own,
+        proxies.running(registry.host) as mirror,
+        proxies.running(registry.host) as elsewhere,
+    ):
+        auth = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        config_file.write_text(json.dumps({"auths": {own.host: {"auth": auth}}}))
+        bare_daemon.stop()
+        bare_daemon.start(f"--registry-mirror={own.host}=http://{mirror.host}")
+        mirror.spoil("/manifests/", times=20, status=401, headers=asks)
+        own.spoil("/manifests/", status=401, headers=asks)
+        [part] = image.parts
+        place = f"http://{elsewhere.host}/v2/secret/{part}"
+        own.spoil(part, status=307, headers={"Location": place})
+
+        bare_daemon.run("pull", f"{own.host}/secret:1")
+
+        assert [one.status for one in mirror.requests("GET", "/manifests/")] == [401]
+        assert {one.authorization for one in mirror.seen + elsewhere.seen} == {""}
+        assert elsewhere.requests("GET", part)
+        assert own.requests("GET", "/manifests/")[-1].authorization == f"Basic {auth}"
