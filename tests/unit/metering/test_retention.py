@@ -11,14 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aruntime.errors import Unavailable
-from aruntime.metering import retention
+from aruntime.metering import exported, retention
 from aruntime.metering.chain import HOUR_NS, Rollup, Unsigned, add_sums, next_checkpoint, sums_of
+from aruntime.metering.exported import ExportedLedger
 from aruntime.metering.ledger_file import LedgerFile
 from aruntime.metering.ledger_reader import LedgerReader
 from aruntime.metering.record import LedgerRecord
 from aruntime.metering.retention import DAY_NS, Retention, joined, prune, rollups_of
 from aruntime.metering.schema import insert_checkpoint
+from aruntime.metering.signing import is_signed
 from aruntime.metering.totals import Note
+from aruntime.metering.verifying import verified
 from tests.metering import faults_in
 
 NOW = 500_000 * HOUR_NS
@@ -122,6 +125,21 @@ def test_old_records_become_hours_and_old_hours_a_sum(
     assert pruned[-1].seq == 80
     assert faults_in(tmp_path) == []
     assert prune_all(file) == 0
+
+
+def test_pruned_ledger_is_exported_whole(file: LedgerFile, tmp_path: Path) -> None:
+    """Its sums go along: the file verifies without the host, and not without them."""
+    fill(file)
+    prune_all(file)
+    with LedgerReader(tmp_path / "ledger.db") as reader, reader.instant():
+        lines = list(exported.lines(reader))
+    without = [line for line in lines if b'"kind":"rollup"' not in line]
+
+    assert verified(ExportedLedger(lines, "x"), (), is_signed).faults == ()
+    found = verified(ExportedLedger(without, "x"), (), is_signed)
+    assert [str(fault) for fault in found.faults] == [
+        "roll-ups: they are of 0 records and not of 80"
+    ]
 
 
 def test_ledger_goes_on_behind_what_was_pruned(file: LedgerFile, tmp_path: Path) -> None:
