@@ -17,6 +17,7 @@ import pytest
 from tests import archives
 from tests.harness import RunningDaemon, wait_until
 from tests.terminal import Terminal
+from tests.traces import children_of
 
 pytestmark = pytest.mark.e2e
 
@@ -48,6 +49,17 @@ def source(tmp_path: Path) -> Path:
     (root / "link").symlink_to("sub/x")
     os.link(root / "sub/x", root / "hard")
     return root
+
+
+def copying_children(daemon: RunningDaemon) -> list[int]:
+    """Return the processes that read or write files of containers for a daemon."""
+    assert daemon.process is not None
+    found: list[int] = []
+    for child in children_of(daemon.process.pid):
+        with contextlib.suppress(OSError):  # it has ended
+            if b"transfer.py" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+    return found
 
 
 def tree(path: Path) -> list[tuple[str, int, str]]:
@@ -160,17 +172,9 @@ def test_a_client_that_goes_in_mid_copy(shared_daemon: RunningDaemon, tmp_path: 
     client = daemon.popen("cp", "-", "slow:/tmp", stdin=reading)
     os.close(reading)
     os.write(writing, archives.tar(archives.file("half", b"x" * 100_000))[:50_000])
-    assert daemon.process is not None
-    pid = daemon.process.pid
-    children = Path(f"/proc/{pid}/task")
 
-    def copying() -> bool:
-        found = "".join(task.joinpath("children").read_text() for task in children.iterdir())
-        return any(
-            b"transfer.py" in Path(f"/proc/{child}/cmdline").read_bytes()
-            for child in found.split()
-            if Path(f"/proc/{child}/cmdline").exists()
-        )
+    def copying() -> list[int]:
+        return copying_children(daemon)
 
     wait_until(copying, what="the child copies")
     client.kill()
@@ -330,21 +334,17 @@ def test_a_read_only_root_stays_so(shared_daemon: RunningDaemon, source: Path) -
 def committing(daemon: RunningDaemon) -> Iterator[tuple[RunningDaemon, int]]:
     """Yield a daemon in mid-commit of a running container, its reading child stopped."""
     daemon.run("run", "-d", "--name", "busy", "--network", "none", "busybox", "sleep", "999")
+    # Something to read for a while.
+    daemon.run("exec", "busy", "sh", "-c", "head -c 60000000 /dev/zero >/f")
     client = daemon.popen("commit", "busy", "busy:1", stderr=subprocess.DEVNULL)
-    assert daemon.process is not None
-    tasks = Path(f"/proc/{daemon.process.pid}/task")
     found: list[int] = []
 
     def reading() -> bool:
-        for task in tasks.iterdir():
-            for child in (task / "children").read_text().split():
-                command = Path(f"/proc/{child}/cmdline")
-                if command.exists() and b"transfer.py" in command.read_bytes():
-                    os.kill(int(child), signal.SIGSTOP)
-                    found.append(int(child))
+        found.extend(copying_children(daemon))
         return bool(found)
 
     wait_until(reading, what="the commit reads")
+    os.kill(found[0], signal.SIGSTOP)
     yield daemon, client.pid
     client.kill()
     client.wait()

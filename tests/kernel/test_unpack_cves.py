@@ -174,7 +174,7 @@ def test_very_many_files(tmp_path: Path) -> None:
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(first=st.lists(MEMBERS, max_size=5), second=st.lists(MEMBERS, max_size=5))
 def test_no_archive_that_is_copied_gets_out(
