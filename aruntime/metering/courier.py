@@ -5,8 +5,8 @@ exporter and, when it has acknowledged them, writes the cursor durably. A crash 
 the same items again: at least once, never less. Memory is bounded by the batch.
 
 An item that the receiver refuses is found by sending halves, kept in ``NAME.rejected``, and passed
-by. That holds only while the receiver takes something of the same batch: one that refuses all is
-wrongly configured, or broken, and then nothing is passed by.
+by. That holds only while the receiver takes something else, of the same batch or of what comes
+after it: one that refuses all is wrongly configured, or broken, and then nothing is passed by.
 
 Everything blocks, in one worker thread at a time; :attr:`Courier.state` may be read in any. Out of
 scope: when to step and what to log (:mod:`aruntime.daemon.exporting`).
@@ -27,6 +27,11 @@ from aruntime.metering.cursor import Cursor, CursorFile
 from aruntime.metering.export import ExportState
 from aruntime.metering.ledger_reader import LedgerReader
 from aruntime.metering.push import NotDelivered, PushExporter, PushOptions, Rejected
+
+PROBES = 20
+"""Containers of which an item is tried when a receiver has refused a whole batch."""
+PROBED_RECORDS = 1000
+"""How far after the batch they are looked for."""
 
 MAX_RETRY_AFTER_SECONDS = 3600.0
 """A receiver that asks for more is asked again after this."""
@@ -92,7 +97,7 @@ class Courier:
                 self._save(self._cursor)
             with LedgerReader(self._ledger) as reader:
                 batch = self._next_batch(reader)
-            rejected = self._deliver(batch.items)
+            rejected = self._deliver(batch)
             self._advance(batch)
         except Exception as error:
             return self._failed(error)
@@ -155,23 +160,36 @@ class Courier:
         self._cursor = found
         return found
 
-    def _deliver(self, items: list[Any]) -> list[str]:
+    def _deliver(self, batch: _Batch) -> list[str]:
         """Send items; returns why some were given up.
 
         Raises:
             NotDelivered: they must be sent again.
         """
-        if not items:
+        if not batch.items:
             return []
         before = self.state.delivered
-        refused = self._send(items)
+        refused = self._send(batch.items)
         if not refused:
             return []
-        if self.state.delivered == before:
+        if self.state.delivered == before and not self._takes_others(batch.cursor.seq):
             raise NotDelivered(f"the receiver refuses everything: {refused[0][1]}")
         self._file.reject((self.exporter.shown(item), reason) for item, reason in refused)
         self.state = self.state._replace(rejected=self.state.rejected + len(refused))
         return [reason for _item, reason in refused]
+
+    def _takes_others(self, after_seq: int) -> bool:
+        """Whether the receiver takes an item of what comes later, the newest of each container.
+
+        What it takes now comes again in its turn.
+        """
+        newest: dict[str, Any] = {}
+        with LedgerReader(self._ledger) as reader:
+            for record in reader.records(after_seq=after_seq, limit=PROBED_RECORDS):
+                if items := self.exporter.items(record):
+                    newest.pop(record.container_id, None)  # the order is that of the newest
+                    newest[record.container_id] = items[0]
+        return any(not self._send([item]) for item in list(newest.values())[-PROBES:])
 
     def _send(self, items: list[Any]) -> list[tuple[Any, str]]:
         """Send items, in halves where they are refused; returns those refused alone."""

@@ -104,7 +104,7 @@ def test_every_event_once_whoever_is_killed(exporting: RunningDaemon, receiver: 
     receiver.start("busy")
     exporting.start()
     run(exporting, 2)
-    wait_until(lambda: is_done(exporting), what="all is acknowledged")
+    wait_until(lambda: is_done(exporting), 30, what="all is acknowledged")
     assert len(receiver.events()) >= len(receiver.distinct()) + stored, "no event came twice"
     assert arrived(receiver.distinct().values()) == used(records(exporting))
     subjects = {event["subject"] for event in receiver.events()}
@@ -132,7 +132,7 @@ def test_refused_events_are_counted_and_kept(exporting: RunningDaemon, receiver:
     receiver.start("strict")
     run(exporting, 1, "--tenant=refused")
     run(exporting, 2, "--tenant=acme")
-    wait_until(lambda: is_done(exporting), what="all is passed by")
+    wait_until(lambda: is_done(exporting), 30, what="all is passed by")
     found = records(exporting)
     kept = (exporting.root / "exports/meters.rejected").read_text().splitlines()
     rejected = exporting.metric("aruntime_export_rejected_items_total", exporter="meters")

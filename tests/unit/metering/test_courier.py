@@ -168,6 +168,18 @@ def test_a_receiver_that_refuses_everything_is_waited_for(tmp_path: Path) -> Non
     assert memory.stored == all_items(4)
 
 
+def test_a_batch_of_refused_items_alone_is_passed_by(tmp_path: Path) -> None:
+    """As soon as the receiver takes something that comes later; until then it is waited for."""
+    write_records(tmp_path / "ledger.db", map(usage, range(6)))
+    memory = Memory(refuse=lambda item: item[0] <= 6)
+    going = courier(tmp_path, memory)
+    assert "refuses everything" in str(going.step().error)
+    write_records(tmp_path / "ledger.db", [usage(6), usage(7)])
+    drain(going)
+    assert sorted(set(memory.stored)) == [(7, 0), (7, 1), (8, 0), (8, 1)]
+    assert (going.state.rejected, going.state.sequence) == (12, 8)
+
+
 def test_only_what_is_new_if_asked_so(tmp_path: Path) -> None:
     """``start = "newest"`` begins at the end of the ledger, and remembers that it did."""
     write_records(tmp_path / "ledger.db", map(usage, range(3)))
