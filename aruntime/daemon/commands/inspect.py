@@ -15,6 +15,7 @@ from aruntime.daemon.commands.inspect_image import image_object, moment
 from aruntime.daemon.commands.inspect_network import bindings_object, network_settings
 from aruntime.daemon.commands.listing import render_objects
 from aruntime.daemon.commands.network_rows import find_shown, network_object
+from aruntime.daemon.commands.values import escape_controls
 from aruntime.daemon.commands.volume import find_volume
 from aruntime.daemon.health import HealthState
 from aruntime.daemon.record import Container
@@ -313,7 +314,7 @@ async def inspect(session: Session, parsed: Parsed, daemon: Daemon, kind: str) -
         found.append(one)
     await session.out(render_objects(found, parsed.string("format")))
     for name in missing:
-        await session.err(f"{PROGRAM}: no such {kind or 'object'}: {name}\n")
+        await session.err(f"{PROGRAM}: no such {kind or 'object'}: {escape_controls(name)}\n")
     return 1 if missing else 0
 
 
