@@ -1,9 +1,9 @@
-"""Makes a bill: run as a process of its own, at a low priority.
+"""Makes a bill, or a page of usage and cost: run as a process of its own, at a low priority.
 
 A month of a host with many containers is hundreds of thousands of lines, which neither belong into
 the daemon's memory nor should they take its interpreter. The process reads a :class:`Request` as
-JSON from standard input, the records from the ledger itself, and writes the bill to standard
-output once it is whole; a failure is one line on standard error and exit code 1.
+JSON from standard input, the records from the ledger itself, and writes what was asked for to
+standard output once it is whole; a failure is one line on standard error and exit code 1.
 """
 
 from __future__ import annotations
@@ -11,21 +11,27 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import platform
 import sys
 
 import msgspec
 
 from aruntime.daemon.commands.bill_rows import bill_json, bill_table
-from aruntime.errors import AruntimeError, os_error_text
+from aruntime.daemon.report_page import page
+from aruntime.errors import AruntimeError, Unavailable, os_error_text
 from aruntime.metering.bill import FILE_KIND, Bill, FileExporter, parse_period
 from aruntime.metering.export import exporter_class
 from aruntime.metering.invoicing import make_bill
 from aruntime.metering.ledger_reader import LedgerReader
 from aruntime.metering.prices_parse import parse_book
 from aruntime.metering.record import LedgerRecord
+from aruntime.metering.report import make_report
+from aruntime.metering.usage import Window
 
 MODULE = "aruntime.daemon.bill_process"
 NICE = 10
+PAGE = "page"
+"""A format of a request: the page of ``aruntime dashboard``."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +44,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     open_records: list[LedgerRecord]
     """Usage of the month after it."""
     book: str
+    """Its text; empty without prices, which only a page can do without."""
     book_name: str
     period: str
     tenant: str | None
@@ -51,18 +58,59 @@ def make(request: Request) -> Bill:
     Raises:
         AruntimeError: as :func:`~aruntime.metering.invoicing.make_bill`.
     """
-    period = parse_period(request.period)
-    book = parse_book(request.book, request.book_name)
     with LedgerReader(request.ledger) as reader:
-        found = reader.records(
-            since_ns=period.start_ns, until_ns=period.end_ns, tenant=request.tenant
+        return _bill(reader, request, _records(reader, request))
+
+
+def make_page(request: Request) -> str:
+    """Read the ledger and draw it; what is rolled up is shown but cannot be billed.
+
+    Raises:
+        AruntimeError: the ledger cannot be read, or plotly is not installed.
+    """
+    period = parse_period(request.period)
+    window = Window(period.start_ns, period.end_ns)
+    with LedgerReader(request.ledger) as reader:
+        records = _records(reader, request)
+        rollups = list(
+            reader.rollups(
+                since_ns=window.since_ns, until_ns=window.until_ns, tenant=request.tenant
+            )
         )
-        numbered = itertools.takewhile(lambda record: record.seq <= request.head_seq, found)
-        records = [*numbered, *request.open_records]
-        bill = make_bill(reader, records, book, period, now_ns=request.now_ns)
-        for head in reader.records(after_seq=request.head_seq - 1, limit=1):
-            if head.seq == request.head_seq:  # what was added since is not in the bill
-                bill = bill._replace(head_seq=head.seq, head_hash=head.hash)
+        bill = _bill(reader, request, records) if request.book and not rollups else None
+        report = make_report(
+            records,
+            rollups,
+            window,
+            bill,
+            title=f"Usage of {period}" + (f" by {request.tenant}" if request.tenant else ""),
+            host=platform.node(),
+            head=(bill.head_seq, bill.head_hash) if bill else reader.head(),
+            now_ns=request.now_ns,
+        )
+    try:
+        return page(report)
+    except ImportError as error:
+        raise Unavailable(
+            "the page needs plotly; install it with pip install 'aruntime[report]'"
+        ) from error
+
+
+def _records(reader: LedgerReader, request: Request) -> list[LedgerRecord]:
+    """The month's records, and what is not in the ledger yet."""
+    period = parse_period(request.period)
+    found = reader.records(since_ns=period.start_ns, until_ns=period.end_ns, tenant=request.tenant)
+    numbered = itertools.takewhile(lambda record: record.seq <= request.head_seq, found)
+    return [*numbered, *request.open_records]
+
+
+def _bill(reader: LedgerReader, request: Request, records: list[LedgerRecord]) -> Bill:
+    book = parse_book(request.book, request.book_name)
+    period = parse_period(request.period)
+    bill = make_bill(reader, records, book, period, now_ns=request.now_ns)
+    for head in reader.records(after_seq=request.head_seq - 1, limit=1):
+        if head.seq == request.head_seq:  # what was added since is not in the bill
+            bill = bill._replace(head_seq=head.seq, head_hash=head.hash)
     return bill
 
 
@@ -87,7 +135,10 @@ def main() -> int:
     os.nice(NICE)
     try:
         request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
-        content = rendered(make(request), request.format)
+        if request.format == PAGE:
+            content = make_page(request).encode(errors="replace")
+        else:
+            content = rendered(make(request), request.format)
     except AruntimeError as error:
         sys.stderr.write(f"{error.message}\n")
         return 1

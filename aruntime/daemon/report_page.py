@@ -1,20 +1,17 @@
-"""A report as one HTML page that opens without a network: run as a process of its own.
+"""A report as one HTML page that opens without a network.
 
-Reads a :class:`~aruntime.metering.report.Report` as JSON from standard input and writes the page
-to standard output. plotly draws; it and its five megabytes of script would stay in the daemon's
-memory, so they come and go with this process. The page forbids itself every connection.
+plotly draws; it is imported when a page is made, which the process of
+:mod:`aruntime.daemon.bill_process` does: it and its five megabytes of script would stay in the
+daemon's memory. The page forbids itself every connection. Pure.
 """
 
 from __future__ import annotations
 
 import html
-import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
-
-import msgspec
 
 from aruntime.metering.report import SCALES, Cost, Plot, Report, Row, Scale
 
@@ -264,19 +261,3 @@ def footer(report: Report) -> str:
     if report.book_version:
         words += f" Price book {report.book_version}."
     return f"<footer>{html.escape(words)}</footer>"
-
-
-def main() -> int:
-    """Turn standard input into standard output; returns the exit code."""
-    report = msgspec.json.decode(sys.stdin.buffer.read(), type=Report)
-    try:
-        text = page(report)
-    except ImportError:
-        sys.stderr.write("plotly is missing; install it with pip install 'aruntime[report]'\n")
-        return 1
-    sys.stdout.buffer.write(text.encode(errors="replace"))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

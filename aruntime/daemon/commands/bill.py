@@ -18,6 +18,7 @@ from aruntime.daemon.commands.price import find_book
 from aruntime.daemon.session import Session
 from aruntime.errors import InvalidParameter, Unavailable
 from aruntime.metering.bill import Period, parse_period, period_of
+from aruntime.metering.prices import PriceBook
 
 if TYPE_CHECKING:
     from aruntime.daemon.compose import Daemon
@@ -53,24 +54,38 @@ async def run_bill(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     tenant = parsed.string("tenant") or None
     store = daemon.pricing.store
     book = await trio.to_thread.run_sync(find_book, store, parsed.string("prices") or "current")
+    await write_bill(session, path, await request_of(daemon, period, tenant, book, chosen, now_ns))
+    return 0
+
+
+async def request_of(
+    daemon: Daemon,
+    period: Period,
+    tenant: str | None,
+    book: PriceBook | None,
+    chosen: str,
+    now_ns: int,
+) -> Request:
+    """Ask for a month, with what is not in the ledger yet, as of now."""
     behind = await daemon.meter.rounds.up_to_now()
-    request = Request(
+    text = b""
+    if book is not None:
+        text = await trio.to_thread.run_sync(daemon.pricing.store.text, book.version)
+    return Request(
         ledger=daemon.meter.ledger_path,
         head_seq=behind.head_seq,
         open_records=behind.within(period.start_ns, period.end_ns, tenant),
-        book=(await trio.to_thread.run_sync(store.text, book.version)).decode(),
-        book_name=book.name,
+        book=text.decode(),
+        book_name=book.name if book is not None else "",
         period=str(period),
         tenant=tenant,
         format=chosen,
         now_ns=now_ns,
     )
-    await write_bill(session, path, request)
-    return 0
 
 
 async def write_bill(session: Session, path: str, request: Request) -> None:
-    """Run the process that makes a bill, and pass on what it writes.
+    """Run the process that makes a bill or a page, and pass on what it writes.
 
     Cancelled, it is killed.
 
