@@ -13,11 +13,13 @@ import dataclasses
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
+from aruntime.daemon.commands.flags import Command, Parsed
 from aruntime.daemon.commands.inspect import inspect_command
 from aruntime.daemon.commands.registry import Registry, registry
 from aruntime.daemon.events import Event
 from aruntime.daemon.record import TENANT_LABEL, Container
-from aruntime.errors import ContainerNotFound
+from aruntime.daemon.session import Session
+from aruntime.errors import ContainerNotFound, NotFound, UsageError
 
 if TYPE_CHECKING:
     from aruntime.daemon.compose import Daemon
@@ -28,12 +30,35 @@ READING = frozenset({"ps", "logs", "inspect", "stats", "top", "events", "wait", 
 """Commands that change nothing and show containers one by one."""
 
 
+SUMS = frozenset({"usage", "bill", "dashboard"})
+"""Commands that add up what a tenant used, named by their flag ``--tenant``."""
+
+
+def _of_own_tenant(command: Command) -> Command:
+    """A command of SUMS that adds up no other tenant's usage."""
+
+    async def run(session: Session, parsed: Parsed, daemon: TenantDaemon) -> int:
+        wanted = parsed.string("tenant")
+        if not wanted and len(daemon.tenants) > 1:
+            names = ", ".join(sorted(daemon.tenants))
+            raise UsageError(f"name one of your tenants with --tenant: {names}")
+        tenant = wanted or next(iter(daemon.tenants))
+        if tenant not in daemon.tenants:
+            raise NotFound(f"no such tenant: {tenant}")
+        own = dataclasses.replace(parsed, values={**parsed.values, "tenant": tenant})
+        return await command.run(session, own, daemon)
+
+    return dataclasses.replace(command, run=run)
+
+
 def reading_registry(known: Registry) -> Registry:
-    """The commands of READING; ``inspect`` shows containers and nothing else."""
+    """The commands of READING and SUMS; ``inspect`` shows containers and nothing else."""
     kept = []
     for command in known:
         if command.name == "inspect":
             kept.append(dataclasses.replace(command, run=inspect_command("container").run))
+        elif command.name in SUMS:
+            kept.append(_of_own_tenant(command))
         elif command.name in READING:
             kept.append(command)
     return dataclasses.replace(registry(kept), may_debug=False)
@@ -108,7 +133,9 @@ class TenantDaemon:
     """The daemon as the commands of READING see it for some tenants."""
 
     def __init__(self, daemon: Daemon, tenants: frozenset[str]) -> None:
+        self.tenants = tenants
         self.settings = daemon.settings
+        self.pricing = daemon.pricing
         self.meter = daemon.meter
         self.networks = daemon.networks
         self.parts = daemon.parts

@@ -121,6 +121,22 @@ def test_reader_sees_the_tenants_containers_only(shared: RunningDaemon, by: str)
         assert line.split()[1] in done.err
 
 
+def test_reader_adds_up_the_tenants_usage_only(shared: RunningDaemon) -> None:
+    """usage shows acme's row whatever is asked; another's does not exist."""
+    own, named, other = as_user(
+        shared,
+        READER,
+        "usage --by tenant --format {{.Tenant}}",
+        "usage --tenant acme --format {{.Name}}",
+        "usage --tenant globex",
+    )
+    assert own.out == "acme\n"
+    assert named.out == "theirs\n"
+    assert (other.code, other.err) == (125, "aruntime: no such tenant: globex\n")
+    everybody = shared.out("usage", "--by", "tenant", "--format", "{{.Tenant}}")
+    assert set(everybody.split()) == {"acme", "globex"}
+
+
 def test_reader_changes_nothing(shared: RunningDaemon) -> None:
     """Every other command is unknown to a reader, and -D is refused."""
     lines = [f"{command} theirs" for command in CHANGES]
