@@ -194,14 +194,19 @@ class Books:
         return await self.commits.commit()
 
     async def commit_after(self, work: Callable[[], object], subject: Subject, reason: str) -> bool:
-        """As :meth:`commit`, after work in a worker thread that brings the account up to date."""
+        """As :meth:`commit`, after work in a worker thread that brings the account up to date.
+
+        False, too, if the work returns False: there was nothing to be done.
+        """
+        done: list[object] = []
 
         def work_and_offer() -> None:
-            work()
+            done.append(work())
             if not subject.removed:
                 self._offer(subject, reason)
 
-        return await self.commits.commit_after(work_and_offer) and not subject.removed
+        durable = await self.commits.commit_after(work_and_offer)
+        return durable and not subject.removed and done[0] is not False
 
     def _offer(self, subject: Subject, reason: str) -> None:
         """Take the record and put it into the gathering group; safe in any thread."""

@@ -273,8 +273,8 @@ class Meter:
         subject = self._subjects.get(container_id)
         if subject is None or not pid:
             return False
-        counted = await trio.to_thread.run_sync(ending.count_exec, subject, pid)
-        return counted and await self.books.commit(subject, "exec")
+        count = partial(ending.count_exec, subject, pid)
+        return await self.books.commit_after(count, subject, "exec")
 
     async def final(
         self,
