@@ -84,7 +84,7 @@ def prune(file: LedgerFile, signer: Signs, keep: Retention, now_ns: int) -> int:
             )
             insert_checkpoint(connection, made)
             connection.execute("DELETE FROM records WHERE seq <= ?", (walk.seq,))
-    except sqlite3.Error as error:
+    except (sqlite3.Error, ValueError) as error:  # what cannot be decoded is a ValueError
         raise Unavailable(f"cannot prune the ledger {file.path}: {error}") from error
     file.checkpoint = made
     return len(rows)

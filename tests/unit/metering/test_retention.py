@@ -189,6 +189,16 @@ def test_changed_chain_is_not_pruned(file: LedgerFile, tmp_path: Path) -> None:
     assert file.write([], [Note(usage(NOW))]) is None
 
 
+def test_garbled_roll_up_is_told_and_kept(file: LedgerFile) -> None:
+    """What cannot be read is an error of this hour, never the daemon's end."""
+    fill(file)
+    assert prune(file, SIGNER, Retention(record_days=28, rollup_days=99), NOW) > 0
+    with file.transaction() as connection:
+        connection.execute("UPDATE rollups SET rollup = 'x'")
+    with pytest.raises(Unavailable, match="cannot prune the ledger"):
+        prune_all(file)
+
+
 def test_full_disk_leaves_all_as_it_was(file: LedgerFile, tmp_path: Path) -> None:
     """Pruning is one transaction."""
     fill(file)
