@@ -1,6 +1,6 @@
 #!/bin/sh
-# The main job on one screen: a daemon, a container with limits, pause and resume, its metrics, and
-# the kernel's own numbers beside them. Leaves nothing behind but the virtual environment.
+# The main job on one screen: a daemon, a container with limits, pause and resume, its metrics with
+# the kernel's own numbers beside them, its bill. Leaves nothing behind but the virtual environment.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -21,9 +21,11 @@ finish() {
         kill "$daemon" 2>/dev/null && wait "$daemon" || true
         pkill -TERM -f "shim.*--run-dir $ARUNTIME_RUN_DIR" || true
         python - "$bridge" "$subnet" "$ARUNTIME_ROOT" <<'PY' || true
-import sys
-from aruntime.network import Network
-Network(*sys.argv[1:]).remove()
+import pathlib, sys
+from aruntime.network import Network, default_definition
+bridge, subnet, root = sys.argv[1:]
+leases = pathlib.Path(root, "networks", "bridge", "leases")
+Network(default_definition(bridge, subnet), leases).remove()
 PY
     fi
     rmdir /sys/fs/cgroup/*"$parent" /sys/fs/cgroup"$parent" 2>/dev/null || true
@@ -61,6 +63,10 @@ busybox --install -s "$base/rootfs/bin"
 find "$base/rootfs/bin" -type l -exec ln -sf busybox {} \;
 tar -C "$base/rootfs" -c . | show aruntime import - busybox:latest
 
+echo
+echo "Prices: the rules of GKE Autopilot, a second of what was asked for."
+aruntime price show gke-autopilot | show aruntime price load -
+
 show aruntime run -d --name demo --tenant acme -m 64m --memory-swap 96m --cpus 0.5 \
     --pids-limit 32 busybox sh -c 'while :; do :; done'
 id=$(aruntime inspect -f '{{.Id}}' demo)
@@ -88,3 +94,7 @@ total=$(dirname "$(dirname "$usage")")/cpuacct.usage
 metric aruntime_tenant_cpu_seconds_total 'tenant="acme"'
 metric aruntime_tenant_memory_byte_seconds_total 'tenant="acme"'
 metric aruntime_tenant_paused_seconds_total 'tenant="acme"'
+
+show aruntime usage --by tenant
+show aruntime bill
+show aruntime ledger verify

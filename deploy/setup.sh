@@ -1,5 +1,6 @@
 # Sourced by demo.sh and test.sh: a virtual environment with this checkout in it.
 # It reads $requirement (what pip installs) and $packages (Debian packages that must be there).
+# ARUNTIME_VENV is another place for the environment; with ARUNTIME_NO_SETUP nothing is installed.
 # shellcheck shell=sh disable=SC2154
 
 if [ "$(id -u)" -ne 0 ]; then
@@ -12,7 +13,7 @@ for package in $packages; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed$' ||
         missing="$missing $package"
 done
-if [ -n "$missing" ]; then
+if [ -n "$missing" ] && [ -z "${ARUNTIME_NO_SETUP:-}" ]; then
     echo "Installing Debian packages:$missing" >&2
     export DEBIAN_FRONTEND=noninteractive
     policy=/usr/sbin/policy-rc.d
@@ -49,6 +50,7 @@ if [ ! -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv"
 fi
 # shellcheck disable=SC2086  # several words
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check $requirement
-PATH="$PWD/$venv/bin:$PATH"
+[ -n "${ARUNTIME_NO_SETUP:-}" ] ||
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check $requirement
+PATH="$(cd "$venv" && pwd)/bin:$PATH"
 export PATH
