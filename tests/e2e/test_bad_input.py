@@ -121,7 +121,7 @@ BAD_VALUES: list[tuple[list[str], str]] = [
     (["--rm=perhaps"], "perhaps"),
     (["--nonsense"], "unknown flag"),
     (["-Z"], "unknown shorthand flag"),
-    (["-p", "80:80"], "publish"),
+    (["-p", "99999:80"], "99999"),
     (["--gpus", "all"], "gpus"),
 ]
 
