@@ -230,6 +230,12 @@ def test_a_full_disk(small_disk: RunningDaemon, busybox_tar: bytes) -> None:
     daemon.run("run", "-d", "--name", "busy", "busybox", "sh", "-c", "while :; do sleep 0.1; done")
     daemon.run("create", "--name", "later", "busybox", "true")
     before, images = traces(daemon), daemon.out("images", "-q")
+    known = daemon.container_ids()
+    containers = daemon.root / "containers"
+    # Files of the first one go a moment after its end, and would give back room.
+    wait_until(
+        lambda: {one.name for one in containers.iterdir()} == known, what="only two are left"
+    )
     filling = fill(daemon.root.parent)
 
     for argv in (
