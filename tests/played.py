@@ -131,6 +131,8 @@ def playing(busybox_tar: bytes, directory: Path) -> Iterator[Played]:
             (daemon.run_dir / "metrics.addr").read_text().strip(),
             rules=one_second_rules(directory),
         )
+        # It looks for targets every five seconds only; nothing may have happened before it looks.
+        wait_until(lambda: newest(prometheus), 20, "a first scrape")
         start = time.time()
         start_load(daemon)
         end = time.monotonic() + WATCH_SECONDS
