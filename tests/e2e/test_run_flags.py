@@ -150,7 +150,7 @@ def test_a_user_namespace_of_its_own(inside: Inside) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["-p", "80:80"], "--publish is not supported: published ports come with user networks"),
+        (["-p", "80:80:80:80"], "80:80:80:80"),
         (["--nope"], "unknown flag: --nope; see 'aruntime run --help'"),
         (["-m", "1k"], "minimum memory limit allowed is 6MB"),
         (["-v", "/a:/proc/sys"], "/proc/sys cannot be mounted because it is inside /proc"),
