@@ -49,6 +49,8 @@ ORIG_RAX, RAX = 15, 10
 EXIT_CALLS = frozenset({60, 231, 15})
 """exit, exit_group and rt_sigreturn do not return, so they cannot fail."""
 NO_CALL = (1 << 64) - 1
+IDLE_PASSES = 2000
+"""Looks in which nothing had happened, before one is made for what comes without an event."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
@@ -86,9 +88,15 @@ class Tracer:
     def follow(self) -> None:
         """Wait for a fork of the shim and follow the family until it has executed or died."""
         self._wait_fork()
+        idle = 0
         while self.live:
-            for pid in list(self.live):
-                self._step(pid)
+            stops = sum(self._step(pid) for pid in list(self.live))
+            idle = 0 if stops else idle + 1
+            if idle > IDLE_PASSES:
+                # A child whose parent was killed while it forked comes without an event; until it
+                # is waited for, the parent cannot finish dying.
+                self._adopt_new()
+                idle = 0
 
     def _wait_fork(self) -> None:
         while True:
@@ -105,23 +113,24 @@ class Tracer:
         known = {self.shim, *self.live}
         for pid in descendants(self.shim) - known:
             if tracer_of(pid) == os.getpid():
-                self.live.add(pid)
-                os.waitpid(pid, WALL)  # the stop in which a new tracee is born
-                ptrace(PTRACE_SYSCALL, pid)
+                _, status = os.waitpid(pid, WALL)  # the stop in which a new tracee is born
+                if os.WIFSTOPPED(status):
+                    self.live.add(pid)
+                    ptrace(PTRACE_SYSCALL, pid)
 
-    def _step(self, pid: int) -> None:
-        """Handle one stop of a tracee, if there is one."""
+    def _step(self, pid: int) -> bool:
+        """Handle one stop of a tracee; whether there was one."""
         found, status = os.waitpid(pid, WALL | os.WNOHANG)
         if not found:
-            return
+            return False
         if not os.WIFSTOPPED(status):
             self.live.discard(pid)
-            return
+            return True
         event = status >> 16
         if event == PTRACE_EVENT_EXEC:
             ptrace(PTRACE_DETACH, pid)
             self.live.discard(pid)
-            return
+            return True
         delivered = 0
         if os.WSTOPSIG(status) == SYSCALL_STOP:
             self._at_call(pid)
@@ -133,6 +142,7 @@ class Tracer:
             ptrace(PTRACE_SYSCALL, pid, 0, delivered)
         except ProcessLookupError:
             self.live.discard(pid)
+        return True
 
     def _at_call(self, pid: int) -> None:
         registers = REGISTERS()
