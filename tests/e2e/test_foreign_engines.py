@@ -130,7 +130,8 @@ def test_docker_containers_are_metered(place: Place, dockerd: CommandLine) -> No
         assert metered <= used
         if not unread(daemon):
             assert used - metered < SLACK_NS * (len(names) + 1)
-        assert metered_ns(daemon, "burns") > 10_000_000
+        # A reading that the engine's removal outran is flagged (docs/adoption.md).
+        assert metered_ns(daemon, "burns") > 10_000_000 or unread(daemon)
         assert has(daemon, "aruntime_container_info", 1, name="burns", image="busybox")
         assert has(daemon, CPU, 0, name="flash", tenant="default")
         acme = round(daemon.metric("aruntime_tenant_cpu_seconds_total", tenant="acme") * 1e9)
@@ -140,7 +141,8 @@ def test_docker_containers_are_metered(place: Place, dockerd: CommandLine) -> No
         first = metered_ns(daemon, "killed")
         dockerd.runner.measure([dockerd.command("rm", "-f", "killed", "renamed", "burns")])
         wait_until(partial(has_ended, daemon, "killed"), what="the second end")
-        assert metered_ns(daemon, "killed") >= first > 0
+        assert metered_ns(daemon, "killed") >= first
+        assert first > 0 or unread(daemon)
     finally:
         end(daemon)
 
