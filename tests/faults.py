@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,7 +107,7 @@ class FilteredShim:
         self.pid = int(launched.stdout)
         self._listener = listener_of(self.pid)
         # Answering needs a thread: whoever waits for a filtered process would else wait for itself.
-        self._thread = threading.Thread(target=self._answer_all)  # noqa: TID251
+        self._thread = threading.Thread(target=self._answer)  # noqa: TID251
         self._thread.start()
         wait_until(lambda: (run_dir / "shim.sock").exists(), what="the shim's socket")
 
@@ -129,25 +130,8 @@ class FilteredShim:
         assert not self._thread.is_alive(), "somebody still runs under the filter"
         os.close(self._listener)
 
-    def _answer_all(self) -> None:
-        """Answer until nobody is left under the filter."""
-        poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
-        while True:
-            for _, events in poll.poll():
-                if not events & select.POLLIN:
-                    return
-            buffer = bytearray(NOTIFICATION.size)
-            try:
-                fcntl.ioctl(self._listener, NOTIF_RECV, buffer)
-            except OSError as error:
-                assert error.errno in (errno.ENOENT, errno.EINTR), error
-                continue  # it died meanwhile
-            notice, pid, _, nr, _, _, first, *_ = NOTIFICATION.unpack(buffer)
-            number = self._decide(pid, nr, first)
-            answer = ANSWER.pack(notice, 0, -number, 0 if number else FLAG_CONTINUE)
-            with contextlib.suppress(FileNotFoundError):  # killed while we thought
-                fcntl.ioctl(self._listener, NOTIF_SEND, answer)
+    def _answer(self) -> None:
+        answer_all(self._listener, self._decide)
 
     def _decide(self, pid: int, nr: int, first: int) -> int:
         """Return 0 to let a call through, or the error number it fails with."""
@@ -167,6 +151,33 @@ class FilteredShim:
         if name == "execve" and role == "init":
             self._program_runs = True
         return 0
+
+
+def answer_all(listener: int, decide: Callable[[int, int, int], int]) -> None:
+    """Answer for the kernel until nobody is left under the filter.
+
+    Args:
+        listener: descriptor that the calls come from; stays the caller's.
+        decide: is given who calls, the number of the call and its first argument; returns 0 to
+            let it through, or the error number it fails with.
+    """
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    while True:
+        for _, events in poll.poll():
+            if not events & select.POLLIN:
+                return
+        buffer = bytearray(NOTIFICATION.size)
+        try:
+            fcntl.ioctl(listener, NOTIF_RECV, buffer)
+        except OSError as error:
+            assert error.errno in (errno.ENOENT, errno.EINTR), error
+            continue  # it died meanwhile
+        notice, pid, _, nr, _, _, first, *_ = NOTIFICATION.unpack(buffer)
+        number = decide(pid, nr, first)
+        answer = ANSWER.pack(notice, 0, -number, 0 if number else FLAG_CONTINUE)
+        with contextlib.suppress(FileNotFoundError):  # killed while we thought
+            fcntl.ioctl(listener, NOTIF_SEND, answer)
 
 
 def target_of(pid: int, fd: int) -> str:

@@ -9,10 +9,7 @@ runs unhindered. The product knows nothing of it.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
-import select
 import signal
 import stat
 import sys
@@ -20,7 +17,7 @@ import threading
 from pathlib import Path
 
 from aruntime.container import libseccomp
-from tests.faults import ANSWER, FLAG_CONTINUE, NOTIF_RECV, NOTIF_SEND, NOTIFICATION, listener_of
+from tests.faults import answer_all, listener_of
 from tests.harness import RunningDaemon
 
 STEPS = ("sendto", "sendmsg", "symlink", "symlinkat", "unlink", "unlinkat", "rename", "mkdir",
@@ -71,7 +68,7 @@ class FaultyDaemon:
         )  # fmt: skip
         script.write_text(text)
         script.chmod(0o755)
-        self._thread = threading.Thread(target=self._answer_all)  # noqa: TID251
+        self._thread = threading.Thread(target=self._answer)  # noqa: TID251
         honest, daemon.program = daemon.program, str(script)
         try:
             # It sends before it says that it is ready: somebody must answer from the start.
@@ -97,33 +94,20 @@ class FaultyDaemon:
         assert not self._thread.is_alive(), "somebody still runs under the filter"
         os.close(self._listener)
 
-    def _answer_all(self) -> None:
-        poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
-        while True:
-            for _, events in poll.poll():
-                if not events & select.POLLIN:
-                    return
-            buffer = bytearray(NOTIFICATION.size)
-            try:
-                fcntl.ioctl(self._listener, NOTIF_RECV, buffer)
-            except OSError as error:
-                assert error.errno in (errno.ENOENT, errno.EINTR), error
-                continue  # it died meanwhile
-            notice, pid, _, nr, _, _, first, *_ = NOTIFICATION.unpack(buffer)
-            self._count(pid, self._names.get(nr, str(nr)), first)
-            with contextlib.suppress(FileNotFoundError):
-                fcntl.ioctl(self._listener, NOTIF_SEND, ANSWER.pack(notice, 0, 0, FLAG_CONTINUE))
+    def _answer(self) -> None:
+        answer_all(self._listener, self._count)
 
-    def _count(self, pid: int, name: str, first: int) -> None:
-        """Note a step that counts; kill the daemon if it is the chosen one."""
+    def _count(self, pid: int, nr: int, first: int) -> int:
+        """Note a step that counts; kill the daemon if it is the chosen one. All may go on."""
+        name = self._names.get(nr, str(nr))
         if not self._armed or (name not in FILES and not is_netlink(pid, first)):
-            return
+            return 0
         self.steps.append(name)
         if len(self.steps) == self._kill_at:
             self._armed = False
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
+        return 0
 
 
 def is_netlink(pid: int, fd: int) -> bool:

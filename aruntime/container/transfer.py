@@ -63,10 +63,10 @@ def main(request_text: str) -> None:
     os.umask(0)
     allow_descriptors()
     if request.get("whole"):
-        import zstandard  # noqa: F401
+        import zstandard  # noqa: F401 - while its files can still be seen
     try:
         enter(request["root"], read_only=request["operation"] != "place")
-        give_up_privileges(request)
+        capabilities.keep_only(NEEDED + (OVERLAY_MARKS if request.get("whiteouts") else ()))
         answer: Json = {"result": answer_to(request)}
     except BrokenPipeError:
         answer = {"result": {"reader_gone": True}}  # it has said why
@@ -138,15 +138,6 @@ def hold_merged(tree: Tree, staging: str, directories: list[str]) -> None:
     else:
         tree.hold(ROOT, overlay.open_readonly(directories))
     mounts.move_mount(tree.root, "", mounts.AT_FDCWD, staging)
-
-
-def give_up_privileges(request: Json) -> None:
-    """Keep only the capabilities that copying needs, of those this process has."""
-    process.set_no_new_privs()
-    names = NEEDED + (OVERLAY_MARKS if request.get("whiteouts") else ())
-    mask = sum(1 << capabilities.NUMBERS[name] for name in names)
-    kept = capabilities.capget()[1] & mask
-    capabilities.capset(kept, kept, 0)
 
 
 def answer_to(request: Json) -> Json:

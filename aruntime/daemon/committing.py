@@ -22,6 +22,7 @@ import trio
 from aruntime.container.config import ContainerConfig
 from aruntime.container.state import Status
 from aruntime.daemon import files, freezing, unpacking
+from aruntime.daemon.health import check_object
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.record import Container
 from aruntime.errors import Conflict, ImageNotFound, InvalidReference
@@ -120,15 +121,7 @@ def config_of(image: dict[str, Any], config: ContainerConfig) -> dict[str, Any]:
         "StopSignal": config.stop_signal,
     }
     if config.health is not None:
-        health = config.health
-        given["Healthcheck"] = {
-            "Test": list(health.test),
-            "Interval": health.interval_ns,
-            "Timeout": health.timeout_ns,
-            "StartPeriod": health.start_period_ns,
-            "StartInterval": health.start_interval_ns,
-            "Retries": health.retries,
-        }
+        given["Healthcheck"] = check_object(config.health)
     return {**image, **given}
 
 

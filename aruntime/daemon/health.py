@@ -8,6 +8,7 @@ counts as a failure, the last five results are kept. While the container is paus
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import msgspec
 import structlog
@@ -19,6 +20,7 @@ from aruntime.daemon import execs, launching
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.record import Container
 from aruntime.errors import AruntimeError
+from aruntime.images.image import Healthcheck
 
 journal = structlog.get_logger()
 
@@ -47,6 +49,18 @@ class HealthState(msgspec.Struct):
     status: str = STARTING
     failing_streak: int = 0
     results: list[ProbeResult] = []
+
+
+def check_object(health: Health | Healthcheck) -> dict[str, Any]:
+    """Return a health check as docker's JSON has it (``Healthcheck`` of a configuration)."""
+    return {
+        "Test": list(health.test),
+        "Interval": health.interval_ns,
+        "Timeout": health.timeout_ns,
+        "StartPeriod": health.start_period_ns,
+        "StartInterval": health.start_interval_ns,
+        "Retries": health.retries,
+    }
 
 
 def probe_args(health: Health, shell: list[str]) -> list[str]:

@@ -38,7 +38,7 @@ from aruntime.images.compression import KINDS, Input, Limits
 from aruntime.images.confinement import confine
 from aruntime.images.platform import Platform
 from aruntime.images.staging import Site
-from aruntime.kernel import capabilities, process, storage
+from aruntime.kernel import capabilities, storage
 
 NEEDED = (
     "CAP_CHOWN",
@@ -97,7 +97,7 @@ def main(request_text: str) -> None:
     try:
         import_for(request["operation"], request["fd"])
         confine(request["store"], request["ingest"])
-        give_up_privileges()
+        capabilities.keep_only(NEEDED)
         answer: dict[str, Any] = {"result": answer_to(request)}
     except AruntimeError as error:
         answer = failure(error)
@@ -115,15 +115,7 @@ def import_for(operation: str, fd: int) -> None:
         start = b""  # a pipe: nothing is known yet
     if start and not start.startswith(ZSTD.magic) and operation != "load":
         return
-    import zstandard  # noqa: F401
-
-
-def give_up_privileges() -> None:
-    """Keep only the capabilities that unpacking needs, of those this process has."""
-    process.set_no_new_privs()
-    mask = sum(1 << capabilities.NUMBERS[name] for name in NEEDED)
-    kept = capabilities.capget()[1] & mask
-    capabilities.capset(kept, kept, 0)
+    import zstandard  # noqa: F401 - while its files can still be seen
 
 
 def failure(error: AruntimeError) -> dict[str, Any]:

@@ -135,6 +135,20 @@ def drop_bounding(keep_mask: int) -> None:
             process.prctl(process.PR_CAPBSET_DROP, number)
 
 
+def keep_only(names: tuple[str, ...]) -> None:
+    """Give up all capabilities of this process but these, and that a program could bring more.
+
+    Those that it does not have stay away. No ``exec`` inherits any.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    process.set_no_new_privs()
+    mask = sum(1 << NUMBERS[name] for name in names)
+    kept = capget()[1] & mask
+    capset(kept, kept, 0)
+
+
 def set_ambient(mask: int) -> None:
     """Make the ambient set exactly ``mask``.
 

@@ -65,7 +65,7 @@ def load() -> None:
     import dns.rdtypes.ANY.PTR
     import dns.rdtypes.IN.A
     import dns.rdtypes.IN.AAAA
-    import dns.rrset  # noqa: F401
+    import dns.rrset  # noqa: F401 - loaded, not named here
 
 
 def answer(query: bytes, view: View, *, tcp: bool) -> bytes | None:

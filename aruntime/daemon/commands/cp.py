@@ -8,6 +8,7 @@ The container's end is a child of the daemon, confined to the container
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from aruntime.daemon import files
@@ -82,17 +83,7 @@ async def copy_out(
             return await files.take(daemon.parts, container, path, fd, follow=follow), 0
     flags = OWNERS if parsed.boolean("archive") else ""
     fd = await session.copy(PLACE, flags, target)
-    try:
-        size = await files.take(daemon.parts, container, path, fd, follow=follow)
-    except AruntimeError:
-        os.close(fd)
-        await session.copied()
-        raise
-    except BaseException:
-        os.close(fd)
-        raise
-    os.close(fd)
-    return size, await session.copied()
+    return await joined(session, fd, files.take(daemon.parts, container, path, fd, follow=follow))
 
 
 async def copy_in(
@@ -111,10 +102,20 @@ async def copy_in(
             )  # fmt: skip
             return size, 0
     fd = await session.copy(TAKE, FOLLOW if parsed.boolean("follow-link") else "", path)
+    placing = files.place(
+        daemon.parts, container, target, fd, whole=False, keep_owners=keep, adjusts=keep
+    )
+    return await joined(session, fd, placing)
+
+
+async def joined(session: Session, fd: int, copying: Awaitable[int]) -> tuple[int, int]:
+    """Wait for both ends of a copy; returns what ours counted and the client's exit code.
+
+    The descriptor is closed in every case: the client's end stops when ours is gone. It is waited
+    for when ours fails, not when we are cancelled.
+    """
     try:
-        size = await files.place(
-            daemon.parts, container, target, fd, whole=False, keep_owners=keep, adjusts=keep
-        )
+        size = await copying
     except AruntimeError:
         os.close(fd)
         await session.copied()

@@ -17,7 +17,7 @@ from aruntime.daemon.commands.listing import render_objects
 from aruntime.daemon.commands.network_rows import find_shown, network_object
 from aruntime.daemon.commands.values import escape_controls
 from aruntime.daemon.commands.volume import find_volume
-from aruntime.daemon.health import HealthState
+from aruntime.daemon.health import HealthState, check_object
 from aruntime.daemon.record import Container
 from aruntime.daemon.session import Session
 from aruntime.errors import InvalidReference, NotFound
@@ -128,15 +128,7 @@ def config_object(config: ContainerConfig) -> dict[str, Any]:
         "StopTimeout": config.stop_timeout,
     }
     if config.health is not None:
-        health = config.health
-        shown["Healthcheck"] = {
-            "Test": list(health.test),
-            "Interval": health.interval_ns,
-            "Timeout": health.timeout_ns,
-            "StartPeriod": health.start_period_ns,
-            "StartInterval": health.start_interval_ns,
-            "Retries": health.retries,
-        }
+        shown["Healthcheck"] = check_object(config.health)
     return shown
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from aruntime.daemon.health import check_object
 from aruntime.daemon.log_reader import rfc3339_nano
 from aruntime.images.image import Image, ImageConfig
 from aruntime.images.untag import familiar
@@ -63,17 +64,9 @@ def image_config_object(config: ImageConfig) -> dict[str, Any]:
     }
     if config.shell:
         shown["Shell"] = list(config.shell)
-    health = config.healthcheck
-    if health is not None:
-        times = {
-            "Interval": health.interval_ns,
-            "Timeout": health.timeout_ns,
-            "StartPeriod": health.start_period_ns,
-            "StartInterval": health.start_interval_ns,
-            "Retries": health.retries,
-        }
+    if config.healthcheck is not None:
+        given = check_object(config.healthcheck)
         shown["Healthcheck"] = {
-            "Test": list(health.test),
-            **{name: value for name, value in times.items() if value},
+            name: value for name, value in given.items() if value or name == "Test"
         }
     return shown
