@@ -25,7 +25,7 @@ import trio
 
 from aruntime.cgroups.detect import detect
 from aruntime.cgroups.driver import Driver, open_driver
-from aruntime.daemon import adoption, committing, etc_files, exporting, foreign
+from aruntime.daemon import adoption, committing, etc_files, exporting, foreign, networking
 from aruntime.daemon.commands.registry import Registry
 from aruntime.daemon.events import Events
 from aruntime.daemon.metrics_http import MetricsServer
@@ -130,6 +130,7 @@ async def opened(settings: Settings, registry: Registry) -> AsyncIterator[Daemon
         await undo.enter_async_context(running(resolver(parts).run))
         supervisor = Supervisor(parts)
         await undo.enter_async_context(running(supervisor.run))
+        parts.spawn(networking.sweep, networks)
         parts.spawn(shim.run, lambda held: adoption.after_shim_loss(parts, supervisor, held))
         await undo.enter_async_context(foreign_metered(settings, driver, meter))
         await adoption.adopt_all(parts, supervisor, held)

@@ -1,5 +1,7 @@
 """Making and removing networks for users: the registry's work in a thread, and its events.
 
+And what the registry wants done now and then.
+
 Out of scope: how networks work (:mod:`aruntime.network`), who stands in them (connections).
 """
 
@@ -10,12 +12,14 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from aruntime.network import Network, Wanted
+from aruntime.network import Network, Networks, Wanted
 
 if TYPE_CHECKING:
     from aruntime.daemon.parts import Parts
 
 journal = structlog.get_logger()
+
+SWEEP_SECONDS = 1.0
 
 
 async def create(parts: Parts, wanted: Wanted) -> Network:
@@ -50,3 +54,19 @@ def publish(parts: Parts, action: str, network: Network, **more: str) -> None:
     """Tell of a change of a network, as docker does."""
     attributes = {"name": network.name, "type": "bridge", **more}
     parts.events.publish("network", action, network.definition.id, attributes)
+
+
+async def sweep(networks: Networks) -> None:
+    """Remove links of ended containers that the kernel keeps, until cancelled.
+
+    What is left at the end is found by the next daemon.
+    """
+    while True:
+        await trio.sleep(SWEEP_SECONDS)
+        if not networks.is_sweep_due():
+            continue
+        try:
+            for link in await trio.to_thread.run_sync(networks.sweep):
+                journal.info("removed the link of an ended container", link=link)
+        except OSError as error:
+            journal.error("link of an ended container not removed", why=str(error))

@@ -7,6 +7,7 @@
                                   ipam    who holds which address            (symbolic links)
                                   encode  what init sends on its start       (netlink)
       live              links of running containers, made and removed
+      departed          links of ended ones that the kernel keeps too long
       definition, store what a network was asked to be; its file
       wanted            what a user asks of a new one
       subnets           which part of the address space is free

@@ -1,7 +1,7 @@
 """One bridge network as one object: what a container is attached with, and let go.
 
-Composes bridge, nat, guard, ipam and encode. Nothing is done to a container's links at its end:
-the veth pair goes with the container's network namespace, only address and guard are released.
+Composes bridge, nat, guard, ipam and encode. At a container's end only address and guard are
+released: the veth pair goes with its network namespace, or is removed a second later (departed).
 
 Out of scope: which networks there are (networks), links of running containers (live), published
 ports and names.
@@ -9,7 +9,6 @@ ports and names.
 
 from __future__ import annotations
 
-import secrets
 import socket
 import threading
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
@@ -27,11 +26,11 @@ from aruntime.network.definition import (
     check_range,
     check_subnet,
 )
+from aruntime.network.departed import Departed, link_name
 from aruntime.network.endpoints import Attachment, Endpoint, Request
 from aruntime.network.ipam import Lease, Leases
 from aruntime.network.nfnetlink import NfTables, Table
 
-HOST_IFNAME_PREFIX = "ar"
 MAX_PORTS = 1023
 """Links the kernel lets a bridge have (BR_PORT_BITS of net/bridge/br_private.h; then EXFULL)."""
 
@@ -80,6 +79,8 @@ class Network:
         self._bridge_ifindex = 0
         self._own_tables = NfTables() if tables is None else None
         self._tables = tables or self._own_tables or NfTables()
+        self.departed = Departed()
+        """The links of its ended containers; to be swept now and then."""
         self._is_guarded = True
         self._is_published = False
         self._lock = threading.RLock()
@@ -88,9 +89,7 @@ class Network:
         self._counters: LinkCounters | None = None
         self._ifindexes: dict[str, int] = {}
         """Container id to the index of its host link, as far as known; the lease has its name."""
-        # Chosen here because the kernel honours the index inside only if both are given. From a
-        # random start, so that daemons side by side do not meet; far above the kernel's own.
-        self._next_ifindex = (1 << 24) + secrets.randbelow(1 << 29)
+        self._numbers = live.FreeIndexes()
 
     @property
     def name(self) -> str:
@@ -118,6 +117,7 @@ class Network:
             self._bridge_ifindex, changes = bridges.ensure(self.bridge, self.gateways, mtu)
             links = [lease.host_ifname for lease in self._leases.all()]
             changes += bridges.ensure_ports(self.bridge, links)
+            self._find_departed()
             if self._is_published:
                 changes += bridges.ensure_localnet(self.bridge)
             if not self.definition.internal:
@@ -174,7 +174,7 @@ class Network:
             Conflict, Unavailable, OSError: as ``ensure``, or the lease could not be written.
         """
         container_id = request.container_id
-        host_ifname = f"{HOST_IFNAME_PREFIX}{container_id[:7]}{secrets.token_hex(3)}"
+        host_ifname = link_name(container_id)
         with self._lock:
             former = self._leases.get(container_id)
             if len(self._leases) >= MAX_PORTS and former is None:
@@ -191,8 +191,10 @@ class Network:
                 mac=check_mac(request.mac) if request.mac else b"",
                 ip6=IPv6Address(request.ip6) if request.ip6 else None,
             )
+            if former is not None:
+                self.departed.add(former.host_ifname)
             repairs += self._guard(lease, former)
-            host_ifindex = self._ifindexes[container_id] = self._free_ifindex()
+            host_ifindex = self._ifindexes[container_id] = self._numbers.take()
             bridge_ifindex = self._bridge_ifindex
         place = self._place(lease)
         return Attachment(
@@ -214,7 +216,10 @@ class Network:
         with self._lock:
             lease = self._leases.release(container_id)
             self._ifindexes.pop(container_id, None)
-            if lease is not None and self._is_guarded:
+            if lease is None:
+                return
+            self.departed.add(lease.host_ifname)
+            if self._is_guarded:
                 guard.forbid(self._tables, self.bridge, _port(lease))
 
     def holders(self) -> list[str]:
@@ -252,6 +257,8 @@ class Network:
     def remove(self) -> None:
         """Remove the tables and the bridge; leases stay. Running containers lose the network."""
         with self._lock:
+            self._find_departed()
+            self.departed.sweep(at_once=True)
             own = nat.removal(self.bridge, [*self._families(), egress.FAMILY])
             nft.run(own + port_table.removal(self.bridge) + redirect.removal(self.bridge))
             bridges.remove(self.bridge)
@@ -294,6 +301,11 @@ class Network:
         except OSError:
             return None
         return self._ifindexes.setdefault(container_id, found)
+
+    def _find_departed(self) -> None:
+        """Wait for the links, too, that an earlier daemon waited for."""
+        held = [lease.host_ifname for lease in self._leases.all()]
+        self.departed.add(*bridges.strays(self.bridge, held))
 
     def _families(self) -> list[str]:
         return [*nat.families(self.definition), *([guard.FAMILY] if self._is_guarded else [])]
@@ -378,16 +390,6 @@ class Network:
             "mac": (lease.mac or encode.mac_of(lease.address)).hex(":"),
             "host_ifname": lease.host_ifname,
         }
-
-    def _free_ifindex(self) -> int:
-        """Return an interface index that no link of this network namespace has."""
-        while True:
-            candidate = self._next_ifindex
-            self._next_ifindex += 1
-            try:
-                socket.if_indextoname(candidate)
-            except OSError:
-                return candidate
 
 
 def _port(lease: Lease) -> guard.Port:

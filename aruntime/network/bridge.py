@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aruntime.errors import Conflict
-from aruntime.network import subnets
+from aruntime.network import departed, subnets
 from aruntime.network.definition import DEFAULT_MTU
 
 if TYPE_CHECKING:
@@ -114,6 +114,19 @@ def ensure_ports(name: str, links: Collection[str]) -> list[str]:
                 ipr.link("set", index=link["index"], master=bridge["index"])
                 changes.append(f"made {ifname} a port of {name} again")
     return changes
+
+
+def strays(name: str, links: Collection[str]) -> list[str]:
+    """Return the ports of a bridge of ours that are called as containers' links, but for these.
+
+    A daemon that died may have left them; at a bridge of someone else they may be another daemon's.
+    """
+    with _netlink(name) as ipr:
+        bridge = _find(ipr, name)
+        if bridge is None or bridge.get_attr("IFLA_IFALIAS") != ALIAS:
+            return []
+        found = {port.get_attr("IFLA_IFNAME") for port in ipr.get_links(master=bridge["index"])}
+        return sorted(port for port in found - set(links) if departed.NAME.fullmatch(port))
 
 
 def ensure_localnet(name: str) -> list[str]:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import base64
 import os
+import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -19,6 +21,27 @@ from typing import Any
 from aruntime.kernel import namespaces, netlink
 
 OWN_NETNS = "/proc/thread-self/ns/net"
+
+
+class FreeIndexes:
+    """Interface indexes for host links, none of them twice.
+
+    Chosen here because the kernel honours the index inside only if both are given. From a random
+    start, so that daemons side by side do not meet; far above the kernel's own. Not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._next = (1 << 24) + secrets.randbelow(1 << 29)
+
+    def take(self) -> int:
+        """Return an index that no link of this thread's network namespace has."""
+        while True:
+            candidate = self._next
+            self._next += 1
+            try:
+                socket.if_indextoname(candidate)
+            except OSError:
+                return candidate
 
 
 def send(batch: bytes) -> None:

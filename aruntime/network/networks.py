@@ -282,6 +282,18 @@ class Networks:
                     freed.append(container_id)
         return freed
 
+    def is_sweep_due(self) -> bool:
+        """Whether links of ended containers may have to be removed."""
+        return any(network.departed.is_due() for network in self)
+
+    def sweep(self) -> list[str]:
+        """Remove the links of ended containers that the kernel keeps; returns their names.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        return [link for network in self for link in network.departed.sweep()]
+
     def counters(self, container_id: str) -> dict[str, LinkStats] | None:
         """Return what a container received and sent by interface inside (``Network.counters``).
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from aruntime.network.bridge import ports
 from tests.harness import RunningDaemon, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -325,3 +326,34 @@ def test_a_disconnection_that_was_cut_off_is_ended(daemon: RunningDaemon) -> Non
     assert f": {held} . 80" in table
     daemon.run("rm", "-f", "one")
     daemon.run("network", "rm", "blue", "green")
+
+
+def test_unsent_bytes_keep_no_link(daemon: RunningDaemon, busybox_tar: bytes) -> None:
+    """A connection whose other end is gone outlives its program, and keeps its network namespace.
+
+    For minutes, as the kernel tries again and again. The links of ended containers go all the same:
+    the last one by the next daemon, as the one that saw the end was killed.
+    """
+    daemon.load_busybox(busybox_tar)
+    daemon.run("network", "create", "talk")
+    bridge = shown(daemon, "talk")["Options"]["com.docker.network.bridge.name"]
+    on = ("--network", "talk", "busybox", "sh", "-c")
+    for name in ("early", "late"):
+        daemon.run("run", "-d", "--name", f"{name}-sink", *on, "nc -l -p 9 -e sleep 999")
+        listens = "until netstat -ltn | grep -q :9; do sleep 0.01; done"
+        daemon.run("exec", f"{name}-sink", "sh", "-c", listens)
+        daemon.run("run", "-d", "--name", name, *on, f"yes | nc {name}-sink 9")
+        waits = "until netstat -tn | awk '$3 > 100000 {n++} END {exit !n}'; do sleep 0.01; done"
+        daemon.run("exec", name, "sh", "-c", waits)
+        daemon.run("network", "disconnect", "talk", f"{name}-sink")
+    assert len(ports(bridge)) == 2
+
+    daemon.run("rm", "-f", "early")
+    assert len(ports(bridge)) == 2
+    wait_until(lambda: len(ports(bridge)) == 1, what="the first link goes")
+    daemon.run("rm", "-f", "late")
+    daemon.kill()
+    assert len(ports(bridge)) == 1
+    daemon.start()
+    wait_until(lambda: not ports(bridge), what="the other goes")
+    daemon.run("rm", "-f", "early-sink", "late-sink")

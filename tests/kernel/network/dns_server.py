@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import dns.message
 import dns.rrset
 
+ENDING = frozenset({"04", "08", "09", "0B"})
+"""FIN_WAIT1, CLOSE_WAIT, LAST_ACK, CLOSING; not TIME_WAIT, which lasts a minute."""
 Behaviour = Callable[[bytes], list[bytes]]
 """Returns the packets sent in answer to a query; none: silence."""
 
@@ -72,3 +75,13 @@ class DnsServer:
         self._executor.shutdown()
         self._udp.close()
         self._tcp.close()
+        # The kernel hears the answer to the last FIN a moment later: the port is taken until then.
+        while _is_connected():
+            time.sleep(0.002)
+
+
+def _is_connected() -> bool:
+    """Whether connections of port 53 are about to end (states of linux/include/net/tcp_states.h)."""
+    with open("/proc/thread-self/net/tcp", encoding="ascii") as table:
+        rows = [row.split() for row in table.readlines()[1:]]
+    return any(row[1].endswith(":0035") and row[3] in ENDING for row in rows)
