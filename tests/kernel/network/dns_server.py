@@ -81,7 +81,7 @@ class DnsServer:
 
 
 def _is_connected() -> bool:
-    """Whether connections of port 53 are about to end (states of linux/include/net/tcp_states.h)."""
+    """Whether connections of port 53 are about to end (include/net/tcp_states.h)."""
     with open("/proc/thread-self/net/tcp", encoding="ascii") as table:
         rows = [row.split() for row in table.readlines()[1:]]
     return any(row[1].endswith(":0035") and row[3] in ENDING for row in rows)
