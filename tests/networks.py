@@ -27,6 +27,11 @@ def numbered(number: int) -> Request:
     return Request(container_id=f"{number:064x}")
 
 
+def beyond(host: str) -> str:
+    """Return the address in the namespace of :func:`elsewhere` that reaches the host by this."""
+    return host.removesuffix(".1") + ".2"
+
+
 @contextlib.contextmanager
 def elsewhere() -> Iterator[tuple[str, str]]:
     """Yield a network namespace that reaches this host by a link, and the host's address there."""

@@ -12,6 +12,7 @@ import yaml
 
 from tests import dashboards
 from tests.harness import RunningDaemon, wait_until
+from tests.networks import beyond, elsewhere
 from tests.prometheus import Prometheus
 
 WATCH_SECONDS = 25
@@ -70,7 +71,8 @@ SCRIPTS = {
     "fat": "sleep 2; exec tail /dev/zero",
     "frozen": "while :; do sleep 0.1; done",
     "server": "while :; do nc -l -p 7000 >/dev/null; done",
-    "client": "while :; do head -c 20000 /dev/zero | nc -w 1 $SERVER 7000; sleep 0.3; done",
+    "client": "while :; do head -c 20000 /dev/zero | nc -w 1 $SERVER 7000;"
+    " ping -c 1 -s 1000 $OUTSIDE >/dev/null; sleep 0.3; done",
     "forks": "while :; do (for i in 1 2 3 4 5 6 7; do sleep 0.2 & done) 2>&-; sleep 0.5; done",
     "failed": "exit 3",
 }
@@ -106,11 +108,12 @@ def one_second_rules(directory: Path) -> list[Path]:
     return copies
 
 
-def start_load(daemon: RunningDaemon) -> None:
-    """Start the twelve."""
+def start_load(daemon: RunningDaemon, outside: str) -> None:
+    """Start the twelve; one of them sends to an address beyond the host."""
     server = ""
     for name, flags in LOAD.items():
-        words = ["run", "-d", "--name", name, *flags, "-e", f"SERVER={server}", "busybox"]
+        words = ["run", "-d", "--name", name, *flags]
+        words += ["-e", f"SERVER={server}", "-e", f"OUTSIDE={outside}", "busybox"]
         daemon.run(*words, "sh", "-c", SCRIPTS[name])
         if name == "server":
             server = daemon.out("inspect", "-f", "{{.NetworkSettings.IPAddress}}", name)
@@ -119,6 +122,12 @@ def start_load(daemon: RunningDaemon) -> None:
 @contextlib.contextmanager
 def playing(busybox_tar: bytes, directory: Path) -> Iterator[Played]:
     """Run the twelve for a while; Prometheus and the daemon stay while the block runs."""
+    with elsewhere() as (_, host), _watching(busybox_tar, directory, beyond(host)) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def _watching(busybox_tar: bytes, directory: Path, outside: str) -> Iterator[Played]:
     daemon = RunningDaemon()
     prometheus = None
     try:
@@ -134,7 +143,7 @@ def playing(busybox_tar: bytes, directory: Path) -> Iterator[Played]:
         # It looks for targets every five seconds only; nothing may have happened before it looks.
         wait_until(lambda: newest(prometheus), 20, "a first scrape")
         start = time.time()
-        start_load(daemon)
+        start_load(daemon, outside)
         end = time.monotonic() + WATCH_SECONDS
         while time.monotonic() < end:
             daemon.run("pause", "frozen")

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from aruntime.metering.report import SCALES, Cost, Plot, Report, Row, Scale
+from aruntime.metering.report import GIB, SCALES, Cost, Plot, Report, Row, Scale
 
 NS = 10**9
 COLOURS = (
@@ -213,7 +213,7 @@ def _numbers(row: Row) -> list[str]:
         shown(numbers["paused"], 3600),
         numbers["cpu_used"],
         *(shown(numbers[one.measure], one.divisor, 6) for one in SCALES[1:]),
-        shown(numbers["block_read"], SCALES[3].divisor, 6),
+        shown(numbers["block_read"], GIB, 6),
         ", ".join(row.estimated) or "no",
     ]
 

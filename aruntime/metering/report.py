@@ -40,6 +40,7 @@ SCALES = (
     Scale("cpu_used", "CPU", "core-hours", 3600),
     Scale("memory_used", "Memory", "GiB-hours", GIB * 3600),
     Scale("network_transmit", "Sent", "GiB", GIB),
+    Scale("network_egress", "Left the host", "GiB", GIB),
     Scale("block_write", "Written to disks", "GiB", GIB),
 )
 

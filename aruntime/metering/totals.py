@@ -128,11 +128,18 @@ def tenant_share(totals: Totals) -> Ints:
         sum(row[1] for row in totals.network.values()),
         totals.cpu_alloc_ns,
         totals.memory_alloc_bytens2,
-        sum(row[_EGRESS] for row in totals.network.values() if len(row) > _EGRESS),
+        egress_bytes(totals),
     )
 
 
 _EGRESS = NETWORK_COUNTERS.index("egress_bytes")
+
+
+def egress_bytes(totals: Totals) -> int:
+    """Bytes that left the host; rows that were stored before egress was counted have none."""
+    return sum(row[_EGRESS] for row in totals.network.values() if len(row) > _EGRESS)
+
+
 _NOTHING = (0,) * 11
 
 

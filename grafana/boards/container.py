@@ -212,6 +212,19 @@ NETWORK = (
         ),
     ),
     graph(
+        "Network that left the host",
+        "Bytes of packets that left the host, other than to its own containers, by interface, "
+        "beside all that was sent. Frames' headers are in what was sent and not in what left.",
+        "Bps",
+        Query(
+            "sum by (interface) "
+            f"(rate(aruntime_container_network_egress_bytes_total{{{CONTAINER}}}{RATE}))",
+            "left the host {{interface}}",
+        ),
+        Query(_rate("aruntime_container_network_transmit_bytes_total"), "all sent"),
+        limits="^all",
+    ),
+    graph(
         "Packets",
         "Packets and losses; merged ones count once.",
         "pps",

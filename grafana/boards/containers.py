@@ -150,6 +150,13 @@ GRAPHS = (
         _top(_rate("aruntime_container_network_transmit_bytes_total")),
     ),
     graph(
+        "Network that left the host",
+        "Bytes of packets that left the host, other than to its own containers: the egress that "
+        "price books sell. Host networking and other engines' containers are not metered.",
+        "Bps",
+        _top(_rate("aruntime_container_network_egress_bytes_total")),
+    ),
+    graph(
         "Disk read",
         "Bytes read from disks.",
         "Bps",

@@ -6,6 +6,7 @@ Prometheus extrapolates at the edges of a range: for an invoice take ``aruntime 
 
 from __future__ import annotations
 
+from grafana_foundation_sdk.builders.stat import Panel
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana.boards.parts import (
@@ -96,21 +97,41 @@ MONEY = (
     ),
 )
 
+
+def _eighth(
+    title: str, meaning: str, unit: str, query: Query, decimals: int | None = None
+) -> Panel:
+    """A number that takes an eighth of the width."""
+    return number(title, meaning, unit, query, width=3, decimals=decimals)
+
+
 USAGE = (
-    number(
-        "Core-hours", "CPU time used.", "none", _sum(_used("cpu_seconds"), " / 3600"), decimals=3
-    ),
-    number(
+    _eighth("Core-hours", "CPU time used.", "none", _sum(_used("cpu_seconds"), " / 3600"), 3),
+    _eighth(
         "GiB-hours",
         "Memory over time: the integral of the working sets.",
         "none",
         _sum(_used("memory_byte_seconds"), f" / ({GIB} * 3600)"),
-        decimals=3,
+        3,
     ),
-    number("Sent", "Bytes sent by the containers.", "bytes", _sum(_used("network_transmit_bytes"))),
-    number("Read", "Bytes read from disks.", "bytes", _sum(_used("blkio_read_bytes"))),
-    number("Written", "Bytes written to disks.", "bytes", _sum(_used("blkio_write_bytes"))),
-    number(
+    _eighth(
+        "Received",
+        "Bytes received by the containers.",
+        "bytes",
+        _sum(_used("network_receive_bytes")),
+    ),
+    _eighth(
+        "Sent", "Bytes sent by the containers.", "bytes", _sum(_used("network_transmit_bytes"))
+    ),
+    _eighth(
+        "Left the host",
+        "Egress: bytes of packets that left the host, other than to its own containers.",
+        "bytes",
+        _sum(_used("network_egress_bytes")),
+    ),
+    _eighth("Read", "Bytes read from disks.", "bytes", _sum(_used("blkio_read_bytes"))),
+    _eighth("Written", "Bytes written to disks.", "bytes", _sum(_used("blkio_write_bytes"))),
+    _eighth(
         "Paused",
         "Time in which containers were frozen: no CPU is used, and most price books charge less.",
         "s",
@@ -150,6 +171,20 @@ GRAPHS = (
         ),
         Query(f"sum by (tenant) ({_rate('memory_byte_seconds')})", "{{tenant}} used"),
         limits="aside$",
+    ),
+    graph(
+        "Network sent by tenant",
+        "Bytes sent by the containers, to each other too.",
+        "Bps",
+        Query(f"sum by (tenant) ({_rate('network_transmit_bytes')})", "{{tenant}}"),
+        stacked=True,
+    ),
+    graph(
+        "Network that left the host, by tenant",
+        "Egress: bytes of packets that left the host, other than to its own containers.",
+        "Bps",
+        Query(f"sum by (tenant) ({_rate('network_egress_bytes')})", "{{tenant}}"),
+        stacked=True,
     ),
 )
 
@@ -209,6 +244,7 @@ TABLE = table(
     Column("Written", f"sum by (tenant) ({_used('blkio_write_bytes')})", "bytes"),
     Column("Received", f"sum by (tenant) ({_used('network_receive_bytes')})", "bytes"),
     Column("Sent", f"sum by (tenant) ({_used('network_transmit_bytes')})", "bytes"),
+    Column("Left the host", f"sum by (tenant) ({_used('network_egress_bytes')})", "bytes"),
 )
 
 

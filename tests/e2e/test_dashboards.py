@@ -38,6 +38,7 @@ TOTALS = {
     "blkio_write_bytes": "BlockWrite",
     "network_receive_bytes": "NetworkReceive",
     "network_transmit_bytes": "NetworkTransmit",
+    "network_egress_bytes": "NetworkEgress",
 }
 """Each number of the tenants' page, and the field of usage that it is."""
 UP_TO_ONE = re.compile(r"(throttled_periods|pressure|unseen)")
@@ -135,6 +136,9 @@ def test_tenants_page_says_what_usage_says(played: Played) -> None:
         for line in daemon.out("usage", "--by", "tenant", "--format", "json").splitlines()
     ]
     assert {row["Tenant"] for row in rows} == {"acme", "globex", "initech", "default"}
+    left = {row["Tenant"]: float(row["NetworkEgress"]) for row in rows}
+    assert left["initech"] > 10_000
+    assert sum(left.values()) == left["initech"]  # the others talk to nobody beyond the host
     for row in rows:
         for metric, field in TOTALS.items():
             found = played.prometheus.query(

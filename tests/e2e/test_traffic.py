@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import require_program
 from tests.harness import RunningDaemon, wait_until
-from tests.networks import elsewhere
+from tests.networks import beyond, elsewhere
 
 pytestmark = pytest.mark.e2e
 
@@ -37,7 +37,7 @@ for my $gate (@gates) {
 def outside() -> Iterator[tuple[str, str]]:
     """Yield a namespace beyond the host and its address there."""
     with elsewhere() as (name, host):
-        yield name, host.removesuffix(".1") + ".2"
+        yield name, beyond(host)
 
 
 def look(daemon: RunningDaemon, name: str) -> None:

@@ -27,6 +27,7 @@ from aruntime.errors import AruntimeError, InvalidParameter, UsageError, os_erro
 from aruntime.metering.host import cpu_count, memory_bytes
 from aruntime.metering.hourly import HourlyCost, Span, hourly_costs
 from aruntime.metering.snapshot import Snapshot
+from aruntime.metering.totals import egress_bytes
 
 if TYPE_CHECKING:
     from aruntime.daemon.compose import Daemon
@@ -204,15 +205,16 @@ def row_of(container: Container, now: Snapshot | None, before: Snapshot | None) 
     changes = [
         (after - earlier) / seconds
         for after, earlier in zip(
-            (*network_bytes(now), *block_bytes(now)),
-            (*network_bytes(before), *block_bytes(before)),
+            (*network_bytes(now), egress_bytes(now.totals), *block_bytes(now)),
+            (*network_bytes(before), egress_bytes(before.totals), *block_bytes(before)),
             strict=True,
         )
     ]
-    received, sent, read, written = changes
+    received, sent, left, read, written = changes
     return row._replace(
         cpu_cores=(now.totals.cpu_ns - before.totals.cpu_ns) / 1e9 / seconds,
-        received_rate=received, sent_rate=sent, read_rate=read, written_rate=written,
+        received_rate=received, sent_rate=sent, egress_rate=left,
+        read_rate=read, written_rate=written,
     )  # fmt: skip
 
 

@@ -47,6 +47,8 @@ class Row(NamedTuple):
     received_rate: float = 0.0
     """Bytes a second, as the following."""
     sent_rate: float = 0.0
+    egress_rate: float = 0.0
+    """What of it left the host."""
     read_rate: float = 0.0
     written_rate: float = 0.0
     pids: int = 0
@@ -239,6 +241,7 @@ _ALL_COLUMNS = (
     _Column("OF LIMIT", BAR_COLUMNS + 5, 4, _limit, "left"),
     _Column("NET IN", 9, 8, lambda row: _rate(row.received_rate)),
     _Column("NET OUT", 9, 9, lambda row: _rate(row.sent_rate)),
+    _Column("EGRESS", 9, 12, lambda row: _rate(row.egress_rate)),
     _Column("READ", 9, 10, lambda row: _rate(row.read_rate)),
     _Column("WRITE", 9, 11, lambda row: _rate(row.written_rate)),
     _Column("PIDS", 4, 7, lambda row: str(row.pids)),

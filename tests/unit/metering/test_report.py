@@ -98,6 +98,7 @@ def test_page() -> None:
         assert row.numbers["cpu_used"] in body
     for cost in report.costs:
         assert f"<td>{cost.cost}</td>" in body
+    assert "<th>Left the host, GiB</th>" in body
     assert report.head_hash in body
     assert len(re.findall("plotly-graph-div", body)) == len(SCALES) + 2  # costs in two currencies
     assert not re.search(r"(src|href)\s*=", body)

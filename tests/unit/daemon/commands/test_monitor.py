@@ -164,8 +164,8 @@ def test_screen_fits(columns: int, lines: int, selected: str, colour: bool, cost
 def test_numbers_on_the_screen() -> None:
     """A wide screen has every number; the heading adds up."""
     row = ROWS[1]._replace(
-        received_rate=2e6, sent_rate=1.5e3, read_rate=3e9, pids=17, cost_rate=0.25, currency="EUR",
-        cpu_cores=0.5,
+        received_rate=2e6, sent_rate=1.5e3, egress_rate=700.0, read_rate=3e9, pids=17,
+        cost_rate=0.25, currency="EUR", cpu_cores=0.5,
     )  # fmt: skip
     lines = plain(render([row], View(), SUMMARY, 200, 10, colour=False))
     assert "1 running, 0 paused" in lines[0]
@@ -173,7 +173,7 @@ def test_numbers_on_the_screen() -> None:
     assert "0.2500 EUR/h" in lines[0]
     shown = lines[3].split()
     for word in ["name01", "globex", "running", "0.50/2", "29MiB", "91%", "2MB/s", "1.5kB/s",
-                 "3GB/s", "17", "0.2500"]:  # fmt: skip
+                 "700B/s", "3GB/s", "17", "0.2500"]:  # fmt: skip
         assert word in shown, (word, lines[3])
 
 
