@@ -23,8 +23,9 @@
 The only user of pyroute2 and of nftables. Imports of it are lazy: 135 ms that no start pays.
 """
 
-from aruntime.network.attach import Network, without_network
+from aruntime.network.attach import Network
 from aruntime.network.definition import DEFAULT, default_definition
+from aruntime.network.encode import without_network
 from aruntime.network.endpoints import Attachment, Endpoint, Request
 from aruntime.network.networks import Networks
 from aruntime.network.wanted import Wanted

@@ -33,11 +33,8 @@ from aruntime.network.nfnetlink import NfTables, Table
 
 MAX_PORTS = 1023
 """Links the kernel lets a bridge have (BR_PORT_BITS of net/bridge/br_private.h; then EXFULL)."""
-
-
-def without_network() -> dict[str, Any]:
-    """Return the launch payload's entry for ``--network none``: loopback up, an empty host part."""
-    return encode.payload(b"", encode.encode_loopback(), {})
+CROWD = 64
+"""Containers in a network from which on the kernel's default room for neighbours may be short."""
 
 
 class Network:
@@ -83,6 +80,7 @@ class Network:
         """The links of its ended containers; to be swept now and then."""
         self._is_guarded = True
         self._is_published = False
+        self._has_room = False
         self._lock = threading.RLock()
         """Orders everything but ``counters``, which must not wait behind ``ensure``."""
         self._counters_lock = threading.Lock()
@@ -118,6 +116,7 @@ class Network:
             links = [lease.host_ifname for lease in self._leases.all()]
             changes += bridges.ensure_ports(self.bridge, links)
             self._find_departed()
+            changes += self._make_room()
             if self._is_published:
                 changes += bridges.ensure_localnet(self.bridge)
             if not self.definition.internal:
@@ -193,7 +192,7 @@ class Network:
             )
             if former is not None:
                 self.departed.add(former.host_ifname)
-            repairs += self._guard(lease, former)
+            repairs += self._guard(lease, former) + tuple(self._make_room())
             host_ifindex = self._ifindexes[container_id] = self._numbers.take()
             bridge_ifindex = self._bridge_ifindex
         place = self._place(lease)
@@ -220,7 +219,7 @@ class Network:
                 return
             self.departed.add(lease.host_ifname)
             if self._is_guarded:
-                guard.forbid(self._tables, self.bridge, _port(lease))
+                guard.forbid(self._tables, self.bridge, guard.port_of(lease))
 
     def holders(self) -> list[str]:
         """Return the containers that hold an address."""
@@ -302,6 +301,13 @@ class Network:
             return None
         return self._ifindexes.setdefault(container_id, found)
 
+    def _make_room(self) -> list[str]:
+        """Let the kernel know as many neighbours as a crowd of containers has, once."""
+        if self._has_room or len(self._leases) < CROWD:
+            return []
+        self._has_room = True
+        return bridges.ensure_neighbours([gateway.version for gateway in self.gateways])
+
     def _find_departed(self) -> None:
         """Wait for the links, too, that an earlier daemon waited for."""
         held = [lease.host_ifname for lease in self._leases.all()]
@@ -317,7 +323,9 @@ class Network:
             family for family in families if not self._tables.is_table(Table(family, self.bridge))
         ]
         script = nat.ruleset(self.definition)
-        guarded = guard.ruleset(self.definition, [_port(lease) for lease in self._leases.all()])
+        guarded = guard.ruleset(
+            self.definition, [guard.port_of(lease) for lease in self._leases.all()]
+        )
         try:
             nft.run(script + guarded)  # also repairs what is there but altered
         except AruntimeError as error:
@@ -336,8 +344,8 @@ class Network:
             return ()
         try:
             if former is not None:
-                guard.forbid(self._tables, self.bridge, _port(former))
-            guard.allow(self._tables, self.bridge, _port(lease))
+                guard.forbid(self._tables, self.bridge, guard.port_of(former))
+            guard.allow(self._tables, self.bridge, guard.port_of(lease))
         except OSError:
             return tuple(self.ensure())  # the set went meanwhile; it is filled from the leases
         return ()
@@ -390,8 +398,3 @@ class Network:
             "mac": (lease.mac or encode.mac_of(lease.address)).hex(":"),
             "host_ifname": lease.host_ifname,
         }
-
-
-def _port(lease: Lease) -> guard.Port:
-    mac = lease.mac or encode.mac_of(lease.address)
-    return guard.Port(lease.host_ifname, mac, IPv4Address(lease.address), lease.ip6)

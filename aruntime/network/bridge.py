@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
 ALIAS = "aruntime bridge"
-FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
-CONF4 = Path("/proc/sys/net/ipv4/conf")
-CONF6 = Path("/proc/sys/net/ipv6/conf")
+SYS_NET = Path("/proc/sys/net")
+FORWARDING = SYS_NET / "ipv4/ip_forward"
+CONF4 = SYS_NET / "ipv4/conf"
+CONF6 = SYS_NET / "ipv6/conf"
+NEIGHBOURS = {3: 16384, 2: 8192, 1: 2048}
+"""Entries that are never exceeded, that old ones are dropped above, that all are kept below."""
 AF_INET6 = 10
 RTPROT_RA = 9
 IFA_F_NODAD = 0x02
@@ -113,6 +116,42 @@ def ensure_ports(name: str, links: Collection[str]) -> list[str]:
             if ifname in links and link.get_attr("IFLA_MASTER") != bridge["index"]:
                 ipr.link("set", index=link["index"], master=bridge["index"])
                 changes.append(f"made {ifname} a port of {name} again")
+    return changes
+
+
+def ensure_neighbours(versions: Collection[int], net: Path = SYS_NET) -> list[str]:
+    """Let the kernel remember the hardware addresses of a thousand containers.
+
+    Its default, 1,024 for all network namespaces together, is reached by some hundred that talk to
+    each other; then packets to further ones are dropped, anybody's (gc_thresh3 in
+    Documentation/networking/ip-sysctl.rst). Never lowered again: others may have come to rely on
+    it. Nothing is done where the settings are not to be seen, as in a network namespace of one's
+    own, or not to be written.
+
+    Args:
+        versions: of the Internet protocol: 4, 6.
+
+    Returns:
+        What had to be changed and what could not, in words.
+    """
+    changes = []
+    for version in versions:
+        for number, wanted in NEIGHBOURS.items():
+            setting = f"net.ipv{version}.neigh.default.gc_thresh{number}"
+            path = net / f"ipv{version}" / "neigh" / "default" / f"gc_thresh{number}"
+            try:
+                if int(path.read_text()) >= wanted:
+                    continue
+                path.write_text(f"{wanted}\n")
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                changes.append(
+                    f"{setting} cannot be set to {wanted}: with many containers some will not be "
+                    f"reached ({error.strerror})"
+                )
+            else:
+                changes.append(f"set {setting} to {wanted}: many containers are neighbours")
     return changes
 
 

@@ -358,3 +358,8 @@ def payload(
         "netns_fd": netns_fd,
         "sysctls": dict(sysctls),
     }
+
+
+def without_network() -> dict[str, Any]:
+    """Return the launch payload's entry for ``--network none``: loopback up, an empty host part."""
+    return payload(b"", encode_loopback(), {})

@@ -20,7 +20,9 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
+from aruntime.network import encode
 from aruntime.network.definition import Definition
+from aruntime.network.ipam import Lease
 from aruntime.network.nfnetlink import NfTables, Table, add_element, delete_element
 
 FAMILY = "bridge"
@@ -51,6 +53,12 @@ class Port(NamedTuple):
         if self.ip6 is not None:
             found += [(PORTS6, base + self.ip6.packed), (TARGETS6, base + self.ip6.packed)]
         return found
+
+
+def port_of(lease: Lease) -> Port:
+    """Return the port of the container that holds a lease."""
+    mac = lease.mac or encode.mac_of(lease.address)
+    return Port(lease.host_ifname, mac, IPv4Address(lease.address), lease.ip6)
 
 
 def ruleset(definition: Definition, ports: Iterable[Port]) -> str:

@@ -1,6 +1,6 @@
 """Many containers in one network, and many that come and go at once.
 
-ARUNTIME_TEST_CONTAINERS asks for more of them on one bridge (200 for the whole check).
+ARUNTIME_TEST_CONTAINERS asks for more of them on one bridge (1000 for the whole check).
 """
 
 from __future__ import annotations

@@ -18,9 +18,10 @@ from aruntime.errors import AddressPoolExhausted, Conflict, Unavailable
 from aruntime.kernel import netlink
 from aruntime.network import attach, nat, nft
 from aruntime.network import bridge as bridges
-from aruntime.network.attach import Network, without_network
+from aruntime.network.attach import Network
+from aruntime.network.encode import without_network
 from aruntime.network.nfnetlink import NfTables, Table
-from tests.networks import asked, numbered
+from tests.networks import asked, bridge_network, numbered
 
 if TYPE_CHECKING:
     import _socket
@@ -491,6 +492,28 @@ def test_a_full_bridge_is_an_error(host: Host, network_of: NetworkOf) -> None:
     with pytest.raises(Unavailable, match="bridge artest0 is full"):
         host.run(network.attach, asked("f"))
     assert host.run(network.attach, numbered(0)).ip == "10.77.0.2"  # a restart is none more
+
+
+def test_a_crowd_gets_room_for_neighbours(
+    host: Host, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, with the container that makes it one; by the next daemon again at its start."""
+    asked_for: list[list[int]] = []
+
+    def ensure_neighbours(versions: list[int]) -> list[str]:
+        asked_for.append(versions)
+        return ["made room"]
+
+    monkeypatch.setattr(bridges, "ensure_neighbours", ensure_neighbours)
+
+    made = [host.run(network.attach, numbered(number)) for number in range(attach.CROWD + 1)]
+
+    assert [number for number, one in enumerate(made, 1) if "made room" in one.repairs] == [
+        attach.CROWD
+    ]
+    with closing(bridge_network("artest0", SUBNET, tmp_path)) as later:
+        assert "made room" in host.run(later.ensure)
+    assert asked_for == [[4], [4]]
 
 
 def test_no_network_has_loopback_only(host: Host) -> None:

@@ -61,6 +61,24 @@ def test_missing_nft_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
         nft.run("")
 
 
+def test_room_for_neighbours_is_made_once(tmp_path: Path) -> None:
+    """What is less than a crowd needs is raised, and said; what is more is left alone."""
+    place = tmp_path / "ipv4/neigh/default"
+    place.mkdir(parents=True)
+    for number, value in ((1, "128"), (2, "512"), (3, "50000")):
+        (place / f"gc_thresh{number}").write_text(f"{value}\n")
+
+    changes = bridge.ensure_neighbours([4, 6], tmp_path)
+
+    assert [change.partition(":")[0] for change in changes] == [
+        "set net.ipv4.neigh.default.gc_thresh2 to 8192",
+        "set net.ipv4.neigh.default.gc_thresh1 to 2048",
+    ]
+    values = [(place / f"gc_thresh{number}").read_text() for number in (1, 2, 3)]
+    assert values == ["2048\n", "8192\n", "50000\n"]
+    assert bridge.ensure_neighbours([4, 6], tmp_path) == []
+
+
 def test_forwarding_is_set_once(tmp_path: Path) -> None:
     """It is switched on when off, said so, and left alone when on."""
     setting = tmp_path / "ip_forward"
