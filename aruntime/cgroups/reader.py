@@ -20,6 +20,8 @@ GONE = frozenset({errno.ENOENT, errno.ENODEV})
 _ABSENT = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP})
 """An optional source that is not there: old kernel, or pressure information switched off."""
 READ_SIZE = 16384
+NUMBER_SIZE = 64
+"""For a file of one number: so small a buffer costs the allocator nothing."""
 
 
 class Reader(Protocol):
@@ -68,15 +70,12 @@ class CounterFiles:
             self._directories[path] = fd
         return fd
 
-    def file(
-        self, directory: str, name: str, *, keep: bool = False, optional: bool = False
-    ) -> CounterFile:
-        """Return a counter file; with ``keep`` it has a descriptor whatever the policy.
+    def file(self, directory: str, name: str, *, optional: bool = False) -> CounterFile:
+        """Return a counter file, kept open or not as the policy says.
 
         Args:
             directory: the cgroup's directory.
             name: the file in it.
-            keep: read so often that it is worth a descriptor in any case.
             optional: not every kernel has the file; it is to be read by ``read_optional``.
 
         Raises:
@@ -90,12 +89,29 @@ class CounterFiles:
                 error.filename = f"{directory}/{name}"
                 raise
             return NamedFile(-1, name)
-        if keep or self._keep_open:
-            kept = KeptFile(fd)
-            self._kept.append(kept)
-            return kept
+        if self._keep_open:
+            return self._keep(fd)
         os.close(fd)
         return NamedFile(directory_fd, name)
+
+    def kept(self, directory: str, name: str) -> KeptFile:
+        """Return a counter file that has a descriptor whatever the policy: it is read each second.
+
+        Raises:
+            FileNotFoundError: the cgroup or the file does not exist.
+        """
+        try:
+            return self._keep(
+                os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.directory(directory))
+            )
+        except OSError as error:
+            error.filename = f"{directory}/{name}"
+            raise
+
+    def _keep(self, fd: int) -> KeptFile:
+        kept = KeptFile(fd)
+        self._kept.append(kept)
+        return kept
 
     def close_directories(self) -> None:
         """Close the directories when no file needs them any more (all are kept)."""

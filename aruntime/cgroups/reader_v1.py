@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from os import pread
 
 from aruntime.cgroups.block import BlockSources
 from aruntime.cgroups.driver import Cgroup
@@ -20,6 +21,7 @@ from aruntime.cgroups.parsers import (
 )
 from aruntime.cgroups.reader import (
     GONE,
+    NUMBER_SIZE,
     READ_SIZE,
     CgroupGone,
     CounterFile,
@@ -86,7 +88,7 @@ class V1Reader:
         at, files = cgroup.directories, self._files
         self.inode = os.fstat(files.directory(at["cpuacct"])).st_ino
         self._procs_path = f"{at['cpuacct']}/cgroup.procs"
-        self._usage = files.file(at["cpuacct"], "cpuacct.usage", keep=True)
+        self._usage = files.kept(at["cpuacct"], "cpuacct.usage")
         self._cpuacct = files.file(at["cpuacct"], "cpuacct.stat")
         self._cpu = files.file(at["cpu"], "cpu.stat", optional=True) if "cpu" in at else None
         self._memory = MemoryFiles(files, at["memory"]) if "memory" in at else None
@@ -99,19 +101,25 @@ class V1Reader:
         """Read the billed numbers alone; None when the cgroup is gone."""
         memory = self._memory
         try:
+            usage = int(pread(self._usage, NUMBER_SIZE, 0))
+            if memory is None:
+                return FastStats(usage, 0, 0)
+            used = int(pread(memory.usage, NUMBER_SIZE, 0))
+            text = pread(memory.stat, READ_SIZE, 0)
+        except OSError:
+            return self._read_billed()  # says which file failed, or that the cgroup is gone
+        return FastStats(usage, used, inactive_file(text))
+
+    def _read_billed(self) -> FastStats | None:
+        memory = self._memory
+        try:
             usage = int(self._usage.read())
             if memory is None:
                 return FastStats(usage, 0, 0)
             used, text = int(memory.usage.read()), memory.stat.read()
         except CgroupGone:
             return None
-        # The total_ keys come last and never first: a whole search, as find_keyed does, is not
-        # needed in what every cycle does to every container.
-        start = text.rfind(_INACTIVE_MARK)
-        if start < 0:
-            return FastStats(usage, used, 0)
-        start += len(_INACTIVE_MARK)
-        return FastStats(usage, used, int(text[start : text.find(b"\n", start)]))
+        return FastStats(usage, used, inactive_file(text))
 
     def read(self) -> Stats | None:
         """Read everything; None when the cgroup is gone."""
@@ -159,6 +167,19 @@ def read_throttling(file: CounterFile) -> ThrottlingStats | None:
     )
 
 
+def inactive_file(text: bytes) -> int:
+    """The one value of memory.stat that is billed.
+
+    The total_ keys come last and never first: a whole search, as find_keyed does, is not needed in
+    what every cycle does to every container.
+    """
+    start = text.rfind(_INACTIVE_MARK)
+    if start < 0:
+        return 0
+    start += len(_INACTIVE_MARK)
+    return int(text[start : text.find(b"\n", start)])
+
+
 class MemoryFiles:
     """The memory controller's files of one cgroup."""
 
@@ -176,8 +197,8 @@ class MemoryFiles:
     )
 
     def __init__(self, files: CounterFiles, directory: str) -> None:
-        self.usage = files.file(directory, "memory.usage_in_bytes", keep=True)
-        self.stat = files.file(directory, "memory.stat", keep=True)
+        self.usage = files.kept(directory, "memory.usage_in_bytes")
+        self.stat = files.kept(directory, "memory.stat")
         self._pick = flat_keyed_picker(self.stat.read(), _MEMORY_KEYS)
         self._kernel = files.file(directory, "memory.kmem.usage_in_bytes", optional=True)
         self._peak = files.file(directory, "memory.max_usage_in_bytes", optional=True)

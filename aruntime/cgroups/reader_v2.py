@@ -63,7 +63,7 @@ class V2Reader:
         self.inode = os.fstat(files.directory(directory)).st_ino
         self._sources = sources
         self._procs_path = f"{directory}/cgroup.procs"
-        self._cpu = files.file(directory, "cpu.stat", keep=True)
+        self._cpu = files.kept(directory, "cpu.stat")
         has_memory = os.path.exists(f"{directory}/memory.current")
         self._memory = MemoryFiles(files, directory) if has_memory else None
         has_io = os.path.exists(f"{directory}/io.stat")
@@ -152,8 +152,8 @@ class MemoryFiles:
     """The memory controller's files of one v2 cgroup."""
 
     def __init__(self, files: CounterFiles, directory: str) -> None:
-        self.current = files.file(directory, "memory.current", keep=True)
-        self.stat = files.file(directory, "memory.stat", keep=True)
+        self.current = files.kept(directory, "memory.current")
+        self.stat = files.kept(directory, "memory.stat")
         self._pick = flat_keyed_picker(self.stat.read(), _MEMORY_KEYS)
         self._swap = files.file(directory, "memory.swap.current", optional=True)
         self._peak = files.file(directory, "memory.peak", optional=True)

@@ -275,6 +275,8 @@ class Books:
 
     def open_usage(self, subjects: Mapping[str, Subject]) -> Unnumbered:
         """What is not cut or not durable yet, at one instant. Safe in any thread."""
+        for subject in list(subjects.values()):
+            subject.settle()  # not under the lock, for which the event loop may wait
         with self.file.lock:
             durable = self.file.durable
             seen = [

@@ -47,6 +47,8 @@ class _Instant(NamedTuple):
 
 def take(file: LedgerFile, subjects: Mapping[str, Subject], frame: Frame) -> View:
     """Take a view now."""
+    for subject in list(subjects.values()):
+        subject.settle()  # not under the file's lock, for which the event loop may wait
     with file.lock:
         durable = file.durable
         seen = [(subject, subject.account) for subject in list(subjects.values())]

@@ -102,6 +102,11 @@ class Cutter:
         """Whether there is an interval without its final record."""
         return self.interval is not None and not self.interval.ended
 
+    @property
+    def quiet_until_ns(self) -> int:
+        """Boot time up to which readings cut nothing; 0 if the next one does."""
+        return 0 if self._frozen is not None else self._hour_ends_ns
+
     def crosses(self, boot_ns: int) -> bool:
         """Whether a reading at this boot time belongs to another hour than the interval."""
         return boot_ns >= self._hour_ends_ns

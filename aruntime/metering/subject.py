@@ -24,6 +24,7 @@ from aruntime.metering.integrals import advance, bridge_gap, close, flag_estimat
 from aruntime.metering.intervals import Interval, Terms
 from aruntime.metering.readers import Access
 from aruntime.metering.reading import GONE, from_fast, from_stats, read_tree_io
+from aruntime.metering.tally import Tally, is_plain
 from aruntime.metering.totals import tenant_share
 
 SLOW_READ_NS = 50_000_000
@@ -93,7 +94,6 @@ class Subject:
     Attributes:
         about: the supervisor's description, replaced as a whole.
         cuts: makes ledger records of the account; used under the lock only.
-        account: replaced as a whole after each reading.
         stats: the last complete reading, None before the first and after the end.
         fast: the last quick reading, never older than ``stats``.
         finished_ns, exit_code: set by the end; Unix time and code.
@@ -112,7 +112,6 @@ class Subject:
         disks: tuple[str, ...] = (),
     ) -> None:
         self.about = about
-        self.account = account
         self.cuts = cuts
         self.stats: Stats | None = None
         self.fast: FastStats | None = None
@@ -125,6 +124,9 @@ class Subject:
         self.removed = False
         self.drop_at_ns: int | None = None
         """Boot time at which an ended container's series go; None while it lives."""
+        self._account = account
+        self._tally: Tally | None = None
+        """Quick readings that the account has not taken in, None if it has all."""
         self._health = health
         self._cores = cores
         self._network = network
@@ -136,7 +138,13 @@ class Subject:
     @property
     def is_live(self) -> bool:
         """Whether there is a cgroup to be read and a life to be accounted."""
-        return self._access is not None and self.account.status != "exited"
+        return self._access is not None and self._account.status != "exited"
+
+    @property
+    def account(self) -> Account:
+        """The account with every reading in it; replaced as a whole when it has grown."""
+        with self._lock:
+            return self._settled()
 
     def sample(self, *, slow: bool, clock: Callable[[], int] = boottime_ns) -> bool:
         """Take one reading into the account; False when the cgroup is gone or has ended.
@@ -148,53 +156,58 @@ class Subject:
             ValueError: a file is not in the kernel's format.
         """
         with self._lock:
-            if self.account.status == "exited":
+            if self._account.status == "exited":
                 return False
             start = clock()
-            if slow or self.cuts.crosses(start):
-                reading = self._read(slow=True, clock=clock)
-            else:
-                reading = self._read_fast(start, clock)
+            if not slow and not self.cuts.crosses(start):
+                return self._sample_fast(start, clock)
+            reading = self._read(clock=clock)
             if reading is None:
                 return False
             self._take(reading)
             return True
 
+    def settle(self) -> None:
+        """Take the quick readings into the account now, so that to ask for it later is cheap."""
+        with self._lock:
+            self._settled()
+
     def begin(self) -> None:
         """Open the ledger's interval of an incarnation that begins here."""
         with self._lock:
-            self.account = self.cuts.start(self.account)
+            self._account = self.cuts.start(self._settled())
 
     def change(self, status: str, at_ns: int) -> None:
         """Change the status at a boot time; does not read."""
         with self._lock:
-            if self.account.status != "exited":
-                after = transition(self.account, status, at_ns)
-                self.account = self.cuts.change(self.account, after)
+            before = self._settled()
+            if before.status != "exited":
+                self._account = self.cuts.change(before, transition(before, status, at_ns))
 
     def describe(self, about: MeterSubject, terms: Terms) -> None:
         """Replace the description; what the ledger says of it changes at the last reading."""
         with self._lock:
             self.about = about
             if terms != self.cuts.terms:
+                account = self._settled()
                 self.cuts.terms = terms
-                self.account = self.cuts.cut(self.account)
+                self._account = self.cuts.cut(account)
 
     def cut(self, end_reason: str = "cut") -> None:
         """End the ledger's interval at the last reading."""
         with self._lock:
-            self.account = self.cuts.cut(self.account, end_reason=end_reason)
+            self._account = self.cuts.cut(self._settled(), end_reason=end_reason)
 
     def end(self, end_reason: str, exit_code: int | None) -> None:
         """End the incarnation in the ledger, where the account stands."""
         with self._lock:
             self.exit_code = exit_code if exit_code is not None else self.exit_code
-            self.account = self.cuts.end(self.account, end_reason, exit_code)
+            self._account = self.cuts.end(self._settled(), end_reason, exit_code)
 
     def hand_over(self) -> tuple[Account, Interval | None, tuple[Draft, ...]]:
         """The account and the records cut from it so far, which are the caller's from now on."""
         with self._lock:
-            return self.account, self.cuts.interval, self.cuts.hand_over()
+            return self._settled(), self.cuts.interval, self.cuts.hand_over()
 
     def adopt(self, status: str, started_ns: int, clock: Callable[[], int] = boottime_ns) -> int:
         """First reading after a daemon's death: bridge the gap; CPU nanoseconds found in it.
@@ -205,17 +218,18 @@ class Subject:
             clock: boot time.
         """
         with self._lock:
-            reading = self._read(slow=True, clock=clock)
+            reading = self._read(clock=clock)
             if reading is None:
                 self._count("unknown_cgroup")
                 return 0
-            known = self.cuts.is_of(self.account.incarnation)
-            before = self.cuts.cut(self.account) if known else self.cuts.start(self.account)
+            account = self._settled()
+            known = self.cuts.is_of(account.incarnation)
+            before = self.cuts.cut(account) if known else self.cuts.start(account)
             bridged = bridge_gap(before, reading, status, started_ns)
             self._count("gap")
             self._take(reading, since=bridged)
-            self.account = self.cuts.bridge(before, self.account)
-            return self.account.totals.cpu_ns - before.totals.cpu_ns
+            self._account = self.cuts.bridge(before, self._account)
+            return self._account.totals.cpu_ns - before.totals.cpu_ns
 
     def finish(
         self,
@@ -228,31 +242,32 @@ class Subject:
         Harmless when repeated: an ended account takes only what the counters grew by.
         """
         with self._lock:
-            reading = self._read(slow=True, clock=clock, process=process)
+            reading = self._read(clock=clock, process=process)
             if reading is not None:
                 self._take(reading, hold=True)
-            self.account = close(self.account, reading, reading.boot_ns if reading else clock())
+            ended_ns = reading.boot_ns if reading is not None else clock()
+            self._account = close(self._settled(), reading, ended_ns)
 
     def give_up(self, clock: Callable[[], int] = boottime_ns) -> None:
         """End without a reading: the counters cannot be read although the cgroup exists."""
         with self._lock:
-            ended = close(self.account, None, clock())
-            self.account = flag_estimate(ended, "unreadable")
+            ended = close(self._settled(), None, clock())
+            self._account = flag_estimate(ended, "unreadable")
 
     def grown_since_end(self, clock: Callable[[], int] = boottime_ns) -> bool:
         """Last look before the cgroup is removed; takes in any growth, reports billed growth."""
         with self._lock:
-            before = self.account
-            reading = self._read(slow=True, clock=clock, tree=False)
+            before = self._settled()
+            reading = self._read(clock=clock, tree=False)
             if reading is not None:
                 self._take(reading, hold=True)
-                self.account = close(self.account, reading, reading.boot_ns)
-            return tenant_share(self.account.totals) != tenant_share(before.totals)
+                self._account = close(self._account, reading, reading.boot_ns)
+            return tenant_share(self._account.totals) != tenant_share(before.totals)
 
     def update_account(self, change: Callable[[Account], Account]) -> None:
         """Replace the account by a pure function of it, in turn with the readings."""
         with self._lock:
-            self.account = change(self.account)
+            self._account = change(self._settled())
 
     def release(self) -> None:
         """Close the reader; the subject keeps its account and takes no more readings."""
@@ -265,19 +280,15 @@ class Subject:
     def _read(
         self,
         *,
-        slow: bool,
         clock: Callable[[], int],
         process: ProcessIo | None = None,
         tree: bool = True,
     ) -> Reading | None:
-        """One reading stamped with its middle; None when the cgroup is gone."""
+        """A complete reading stamped with its middle; None when the cgroup is gone."""
         start = clock()
         try:
             reader = self._opened()
-            stats = reader.read() if slow and reader is not None else None
-            fast = _fast_of(stats) if stats is not None else None
-            if not slow and reader is not None:
-                fast = reader.read_fast()
+            stats = reader.read() if reader is not None else None
             if stats is not None and process is None and tree:
                 process = read_tree_io(stats.procs_path)
         except OSError as error:
@@ -286,44 +297,56 @@ class Subject:
             raise
         finally:
             self._let_go()
-        if fast is None:
-            return None
-        end = clock()
-        if end - start > SLOW_READ_NS:
-            self._count("slow_read")
-        middle = (start + end) // 2
-        self.fast = fast
         if stats is None:
-            return from_fast(fast, middle)
-        self.stats = stats
+            return None
+        self.stats, self.fast = stats, _fast_of(stats)
         self.has_pressure = stats.pressure is not None
         return from_stats(
             stats,
-            middle,
+            self._middle(start, clock()),
             process=process,
             network=self._read_network(),
-            disks=(name for name in self._disks if name not in self.account.block_raw),
+            disks=(name for name in self._disks if name not in self._account.block_raw),
         )
 
-    def _read_fast(self, start: int, clock: Callable[[], int]) -> Reading | None:
+    def _sample_fast(self, start: int, clock: Callable[[], int]) -> bool:
         """The billed numbers alone, in few steps: every cycle asks them of every container."""
         try:
             reader = self._reader or self._opened()
             fast = reader.read_fast() if reader is not None else None
         except OSError as error:
             if error.errno in GONE:
-                return None
+                return False
             raise
         finally:
             if self._access is None or not self._access.is_kept:
                 self._let_go()
         if fast is None:
-            return None
-        end = clock()
+            return False
+        middle = self._middle(start, clock())
+        self.fast = fast
+        tally = self._tally
+        if tally is None and is_plain(self._account):
+            tally = Tally(self._account, cores=self._cores, request=self.cuts.request)
+            self._tally = tally
+        if tally is not None and tally.take(middle, fast, until_ns=self.cuts.quiet_until_ns):
+            self.polled_boot_ns = middle
+        else:
+            self._take(from_fast(fast, middle))
+        return True
+
+    def _settled(self) -> Account:
+        """The account with all quick readings in it."""
+        tally = self._tally
+        if tally is not None:
+            self._tally = None
+            self._account = tally.settle()
+        return self._account
+
+    def _middle(self, start: int, end: int) -> int:
         if end - start > SLOW_READ_NS:
             self._count("slow_read")
-        self.fast = fast
-        return from_fast(fast, (start + end) // 2)
+        return (start + end) // 2
 
     def _read_network(self) -> Mapping[str, Ints] | None:
         """Interface counters; a failure costs this sample of them, not the whole reading."""
@@ -348,12 +371,12 @@ class Subject:
 
     def _take(self, reading: Reading, *, hold: bool = False, since: Account | None = None) -> None:
         """Advance the account, or a bridged one, whose gap the caller cuts."""
-        before = since if since is not None else self.account
+        before = since if since is not None else self._settled()
         after, anomalies = advance(
             before, reading, cores=self._cores, hold=hold, request=self.cuts.request
         )
         cut = since is None
-        self.account = self.cuts.take(before, after, reading, anomalies) if cut else after
+        self._account = self.cuts.take(before, after, reading, anomalies) if cut else after
         self.polled_boot_ns = reading.boot_ns
         for kind in anomalies:
             self._count(kind)

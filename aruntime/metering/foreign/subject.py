@@ -31,12 +31,13 @@ class ForeignSubject(Subject):
             ValueError: a file is not in the kernel's format.
         """
         with self._lock:
-            reading = self._read(slow=True, clock=clock)
+            reading = self._read(clock=clock)
             if reading is None:
                 return False
-            after = advance(self.account, reading, cores=self._cores).account
-            began = msgspec.structs.replace(after, totals=self.account.totals)
-            self.account = self.cuts.start(began)
+            before = self._settled()
+            after = advance(before, reading, cores=self._cores).account
+            began = msgspec.structs.replace(after, totals=before.totals)
+            self._account = self.cuts.start(began)
             self.polled_boot_ns = reading.boot_ns
             return True
 
@@ -65,12 +66,12 @@ class ForeignSubject(Subject):
         with self._lock:
             self._reopen()
             for number in range(EQUAL_READINGS):
-                before = self.account.cpu_raw
-                reading = self._read(slow=True, clock=clock, process=figures)
+                before = self._settled().cpu_raw
+                reading = self._read(clock=clock, process=figures)
                 if reading is None:
                     return False
                 self._take(reading, hold=not number)
-                if number and self.account.cpu_raw == before:
+                if number and self._account.cpu_raw == before:
                     break
         return empty
 
@@ -86,12 +87,12 @@ class ForeignSubject(Subject):
         with self._lock:
             now = clock()
             if not is_read:
-                self.account = flag_estimate(self.account, UNREAD)
-                if self.account.sample_ns:
-                    held = Reading(now, self.account.cpu_raw, self.account.sample_bytes)
+                self._account = flag_estimate(self._settled(), UNREAD)
+                if self._account.sample_ns:
+                    held = Reading(now, self._account.cpu_raw, self._account.sample_bytes)
                     self._take(held, hold=True)
                 self._count("unread_cgroup")
-            self.account = close(self.account, None, now)
+            self._account = close(self._settled(), None, now)
 
     def reopen(self) -> None:
         """Open the files anew at the next reading: the cgroup is in more trees than before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -192,9 +193,8 @@ async def test_hour_cuts(counters: CounterTree, tmp_path: Path) -> None:
         await start(meter, counters, "a")
         subject = meter._subjects["a"]
         begun = now - 5 * HOUR_NS - 7
-        subject.account = msgspec.structs.replace(
-            subject.account, time_ns=begun, sample_ns=begun, cpu_at_ns=begun
-        )
+        older = partial(msgspec.structs.replace, time_ns=begun, sample_ns=begun, cpu_at_ns=begun)
+        subject.update_account(older)
         subject.cuts.start(subject.account)
         counters.use("a", cpu_ns=1_000_003, memory=11)
         meter.rounds.tick([subject])
