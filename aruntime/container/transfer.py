@@ -33,7 +33,7 @@ from typing import Any
 
 from aruntime.errors import AruntimeError, Conflict, Unavailable
 from aruntime.images import endpoints, packing, placing
-from aruntime.images.compression import Input, Limits, Plain
+from aruntime.images.compression import Input, Limits, Plain, gzip_library
 from aruntime.kernel import capabilities, mounts, namespaces, process
 from aruntime.rootfs import apply, overlay, roots
 from aruntime.rootfs.tree import ROOT, Tree
@@ -63,6 +63,7 @@ def main(request_text: str) -> None:
     os.umask(0)
     allow_descriptors()
     if request.get("whole"):
+        gzip_library()
         import zstandard  # noqa: F401 - while its files can still be seen
     try:
         enter(request["root"], read_only=request["operation"] != "place")

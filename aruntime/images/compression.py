@@ -4,7 +4,8 @@ The kind of compression is told by its first bytes, never by a name: gzip, zstd,
 none; several streams one after another are read as one, as their tools do. Truncated and damaged
 streams are errors. What the plain bytes mean is :mod:`aruntime.images.tar`'s affair.
 
-Standard library, and zstandard once a zstd stream comes.
+Standard library, zstandard once a zstd stream comes, and for gzip Intel's ISA-L (package isal)
+where it runs: it takes half of zlib's time.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import select
 import stat
 import zlib
 from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple, Protocol
 
 from aruntime.errors import InvalidArchive
@@ -156,9 +158,23 @@ class _Decompressor(Protocol):
     def starved(self) -> bool: ...
 
 
+def gzip_library() -> ModuleType:
+    """Return the fastest module with zlib's interface that is installed.
+
+    An unpacking child imports it before it can no longer see files.
+    """
+    try:
+        from isal import isal_zlib
+    except ImportError:  # it knows two architectures
+        return zlib
+    return isal_zlib
+
+
 class _Zlib:
     def __init__(self) -> None:
-        self._one = zlib.decompressobj(wbits=31)
+        library = gzip_library()
+        self._error: type[Exception] = library.error
+        self._one: zlib._Decompress = library.decompressobj(wbits=31)
 
     @property
     def eof(self) -> bool:
@@ -173,7 +189,10 @@ class _Zlib:
         return not self._one.unconsumed_tail
 
     def pull(self, chunk: bytes) -> bytes:
-        return self._one.decompress(self._one.unconsumed_tail + chunk, CHUNK)
+        try:
+            return self._one.decompress(self._one.unconsumed_tail + chunk, CHUNK)
+        except self._error as error:
+            raise zlib.error(str(error)) from None
 
 
 class _Bounded:

@@ -17,7 +17,7 @@ depends on those below waits for them.
 When its daemon dies it stops by itself; until then it holds the store's lock, so that the next
 daemon does not clean up under its feet.
 
-Standard library only, and zstandard when a zstd stream may come.
+Standard library only, isal, and zstandard when a zstd stream may come.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any, overload
 
 from aruntime.errors import AruntimeError, InvalidArchive, Unavailable
 from aruntime.images import archive, layers, staging
-from aruntime.images.compression import KINDS, Input, Limits
+from aruntime.images.compression import KINDS, Input, Limits, gzip_library
 from aruntime.images.confinement import confine
 from aruntime.images.platform import Platform
 from aruntime.images.staging import Site
@@ -108,7 +108,8 @@ def main(request_text: str) -> None:
 
 
 def import_for(operation: str, fd: int) -> None:
-    """Import what a zstd stream needs, unless none can come: later it cannot be."""
+    """Import what decompresses, for zstd unless no such stream can come: later it cannot be."""
+    gzip_library()
     try:
         start = os.pread(fd, MAGIC_BYTES, os.lseek(fd, 0, os.SEEK_CUR))
     except OSError:

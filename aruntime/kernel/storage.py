@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import struct
+
 from aruntime.kernel import libc
 
 AT_EMPTY_PATH = 0x1000
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
+FS_TOPDIR_FL = 0x00020000
+FLAGS = struct.Struct("i")
 
 _syncfs = libc.function("syncfs", libc.cint)
 _linkat = libc.function("linkat", libc.cint, libc.text, libc.cint, libc.text, libc.cint)
@@ -32,3 +38,17 @@ def link_descriptor(fd: int, directory: int, name: str) -> None:
     """
     result = _linkat(fd, b"", directory, libc.encoded(name), AT_EMPTY_PATH)
     libc.check(result, "linkat", name)
+
+
+def set_top_directory(fd: int) -> None:
+    """Let each directory made in this one stand on its own on the disk (chattr(1), attribute T).
+
+    ext4 puts what is in a directory near it, into the same group of inodes; directories made in one
+    with this flag begin in groups that have little in them.
+
+    Raises:
+        OSError: EOPNOTSUPP or ENOTTY where the file system knows no such thing.
+    """
+    (flags,) = FLAGS.unpack(fcntl.ioctl(fd, FS_IOC_GETFLAGS, FLAGS.pack(0)))
+    if not flags & FS_TOPDIR_FL:
+        fcntl.ioctl(fd, FS_IOC_SETFLAGS, FLAGS.pack(flags | FS_TOPDIR_FL))

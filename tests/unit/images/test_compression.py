@@ -8,14 +8,18 @@ import hashlib
 import lzma
 import os
 import tempfile
+import zlib
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from isal import isal_zlib
 
 from aruntime.errors import InvalidArchive, Unavailable
+from aruntime.images import compression
 from aruntime.images.compression import RATIO_GRACE_BYTES, Input, Limits, Plain
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
@@ -54,6 +58,30 @@ def test_each_kind_is_told_by_its_content(kind: str) -> None:
     assert (plain.size, source.size) == (len(CONTENT), len(compressed))
     assert plain.digest == f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
     assert source.digest == f"sha256:{hashlib.sha256(compressed).hexdigest()}"
+
+
+def test_gzip_is_read_without_its_fast_library_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where isal is not to be had, zlib reads the same and refuses the same."""
+    compressed = gzip.compress(CONTENT)
+    assert compression.gzip_library() is isal_zlib
+    monkeypatch.setattr(compression, "gzip_library", lambda: zlib)
+
+    assert decompress(compressed)[0] == CONTENT
+    with pytest.raises(InvalidArchive, match="damaged"):
+        decompress(compressed[:-8] + bytes(8))
+
+
+@given(
+    content=st.lists(st.binary(max_size=3000) | st.integers(0, 5000).map(bytes)).map(b"".join),
+    level=st.integers(0, 9),
+    piece=st.sampled_from([100, 1000, 1 << 16]),
+)
+def test_gzip_comes_out_the_same_in_pieces_of_any_size(
+    content: bytes, level: int, piece: int
+) -> None:
+    """A bound on what one call returns loses nothing, wherever it falls."""
+    with mock.patch.object(compression, "CHUNK", piece):
+        assert decompress(gzip.compress(content, level) + bytes(20))[0] == content
 
 
 @KINDS

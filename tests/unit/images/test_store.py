@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from aruntime.images.collection import Collected
 from aruntime.images.image import Image
 from aruntime.images.store import Store
 from aruntime.images.untag import Holder
+from aruntime.kernel import storage
 from tests import archives
 from tests.harness import wait_until
 
@@ -203,6 +205,30 @@ def test_the_directories_are_closed_to_others(store: Store, import_tar: Import) 
         ["ls", image.layers[0]], user=65534, group=65534, extra_groups=[], capture_output=True
     )
     assert listed.returncode != 0
+
+
+def test_each_ingest_begins_somewhere_else_on_the_disk(store: Store) -> None:
+    """What others removed lately is not in the way of what comes (ext4; others know no flag)."""
+    fd = os.open(store.base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        storage.set_top_directory(fd)
+    except OSError:
+        pytest.skip("the temporary directory is on a file system without this flag")
+    finally:
+        os.close(fd)
+    listed = subprocess.run(
+        ["lsattr", "-d", f"{store.base}/ingest"], capture_output=True, text=True, check=True
+    )
+    assert "T" in listed.stdout.split()[0]
+
+
+def test_a_store_may_be_on_any_file_system() -> None:
+    """Memory knows nothing of where on a disk things are."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as root:
+        store = Store(root)
+        with store.ingest() as ingest:
+            assert os.path.isdir(ingest.path)
+        store.close()
 
 
 def test_a_second_daemon_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
