@@ -260,7 +260,7 @@ class Network:
             self.departed.sweep(at_once=True)
             own = nat.removal(self.bridge, [*self._families(), egress.FAMILY])
             nft.run(own + port_table.removal(self.bridge) + redirect.removal(self.bridge))
-            bridges.remove(self.bridge)
+            bridges.remove(self.bridge, self.gateway)
             self._bridge_ifindex = 0
 
     def unlink(self, container_id: str) -> None:

@@ -71,10 +71,9 @@ def ensure(name: str, gateways: Sequence[Gateway], mtu: int = DEFAULT_MTU) -> tu
         index: int = link["index"]
         if _kind(link) != "bridge":
             raise Conflict(f"link {name} exists and is no bridge: choose another --bridge")
-        ours = link.get_attr("IFLA_IFALIAS") == ALIAS
-        if not ours and link.get_attr("IFLA_ADDRESS") == mac:
+        ours = _is_ours(link, gateways[0])
+        if ours and link.get_attr("IFLA_IFALIAS") != ALIAS:
             _mark(ipr, index)
-            ours = True
         if ours:
             changes += _prepare_ipv6(name, wanted=any(one.version == 6 for one in gateways))
         changes += _repair_addresses(ipr, name, index, gateways, ours)
@@ -183,11 +182,15 @@ def ensure_localnet(name: str) -> list[str]:
     return [f"set net.ipv4.conf.{name}.route_localnet to 1: localhost reaches published ports"]
 
 
-def remove(name: str) -> bool:
-    """Remove the bridge if it is there and carries our mark; return whether it was removed."""
+def remove(name: str, gateway: Gateway) -> bool:
+    """Remove the bridge if it is there and ours; return whether it was removed.
+
+    Args:
+        gateway: the IPv4 address that it was made for.
+    """
     with _netlink(name) as ipr:
         link = _find(ipr, name)
-        if link is None or link.get_attr("IFLA_IFALIAS") != ALIAS:
+        if link is None or not _is_ours(link, gateway):
             return False
         ipr.link("del", index=link["index"])
         return True
@@ -227,6 +230,12 @@ def _find(ipr: IPRoute, name: str) -> Any:
 def _kind(link: Any) -> str | None:
     info = link.get_attr("IFLA_LINKINFO")
     return info.get_attr("IFLA_INFO_KIND") if info else None
+
+
+def _is_ours(link: Any, gateway: Gateway) -> bool:
+    """Whether a bridge was made here: marked so, or by a daemon that was killed before it did."""
+    marks = link.get_attr("IFLA_IFALIAS"), link.get_attr("IFLA_ADDRESS")
+    return marks[0] == ALIAS or marks[1] == _mac(gateway)
 
 
 def _create(ipr: IPRoute, name: str, mac: str, mtu: int) -> Any:

@@ -236,7 +236,7 @@ def test_ensure_reports_and_is_idempotent(host: Host, network: Network) -> None:
 def test_a_bridge_deleted_by_hand_is_repaired(host: Host, network: Network) -> None:
     """The next attach after somebody deleted the bridge makes it anew."""
     host.run(network.ensure)
-    host.run(bridges.remove, "artest0")
+    host.run(bridges.remove, "artest0", network.gateway)
 
     attachment = host.run(network.attach, asked("a"))
     container = host.container(attachment.netlink)
@@ -291,6 +291,22 @@ def test_killed_between_any_two_steps(
 
     host.run(successor.remove)
     assert host.run(ruleset) == ""
+    assert "artest0" not in host.run(link_names)
+
+
+@pytest.mark.parametrize("lives", range(1, 5))
+def test_what_a_killed_daemon_made_can_be_removed(
+    host: Host, network: Network, network_of: NetworkOf, monkeypatch: pytest.MonkeyPatch, lives: int
+) -> None:
+    """Also by one that does not complete it first, as when the network's creation was cut off."""
+    with monkeypatch.context() as dying:
+        dying.setattr("pyroute2.IPRoute", mortal(lives))
+        dying.setattr(nft, "run", die)
+        with pytest.raises(Killed):
+            host.run(network.ensure)
+
+    host.run(network_of("artest0", SUBNET).remove)
+
     assert "artest0" not in host.run(link_names)
 
 
