@@ -235,7 +235,7 @@ def _kind(link: Any) -> str | None:
 def _is_ours(link: Any, gateway: Gateway) -> bool:
     """Whether a bridge was made here: marked so, or by a daemon that was killed before it did."""
     marks = link.get_attr("IFLA_IFALIAS"), link.get_attr("IFLA_ADDRESS")
-    return marks[0] == ALIAS or marks[1] == _mac(gateway)
+    return bool(marks[0] == ALIAS or marks[1] == _mac(gateway))
 
 
 def _create(ipr: IPRoute, name: str, mac: str, mtu: int) -> Any:
