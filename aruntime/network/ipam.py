@@ -28,6 +28,8 @@ from typing import NamedTuple
 from aruntime.errors import AddressPoolExhausted, Conflict, InvalidParameter
 
 ABSENT = "-"
+UNFINISHED = "."
+"""Begins the name of a lease that is being written."""
 
 
 class Pool:
@@ -279,10 +281,7 @@ class Leases:
 
     def _rename(self, renamed: Lease) -> Lease:
         """Record new names for a lease, at no moment without one of the two."""
-        temporary = self._directory / f".{IPv4Address(renamed.address)}"
-        temporary.unlink(missing_ok=True)
-        os.symlink(_target(renamed), temporary)
-        temporary.rename(self._path(renamed.address))
+        write_lease(self._directory, renamed)
         self._by_container[renamed.container_id] = renamed
         return renamed
 
@@ -292,7 +291,7 @@ class Leases:
     def _load(self) -> None:
         """Take over the leases on disk; remove what is not one."""
         for name in sorted(os.listdir(self._directory)):
-            lease = self._read(name)
+            lease = read_lease(self._directory / name)
             if (
                 lease is None
                 or lease.container_id in self._by_container
@@ -303,22 +302,34 @@ class Leases:
                 self._remember(lease)
         self._pool.resume([lease.address for lease in self._by_container.values()])
 
-    def _read(self, name: str) -> Lease | None:
-        """Return the lease of one directory entry, None when it is none (a leftover of _rename)."""
-        path = self._directory / name
-        try:
-            address = int(IPv4Address(name))
-            match os.readlink(path).split(" "):
-                case [container_id, host_ifname]:
-                    return Lease(address, container_id, host_ifname)
-                case [container_id, host_ifname, interface, mac, ip6]:
-                    known6 = IPv6Address(ip6) if ip6 != ABSENT else None
-                    hardware = bytes.fromhex(mac.replace(":", "")) if mac != ABSENT else b""
-                    return Lease(address, container_id, host_ifname, interface, hardware, known6)
-                case _:
-                    return None
-        except (ValueError, OSError):
-            return None
+
+def read_lease(path: Path) -> Lease | None:
+    """Return the lease that a directory entry is, None when it is none."""
+    try:
+        address = int(IPv4Address(path.name))
+        match os.readlink(path).split(" "):
+            case [container_id, host_ifname]:
+                return Lease(address, container_id, host_ifname)
+            case [container_id, host_ifname, interface, mac, ip6]:
+                known6 = IPv6Address(ip6) if ip6 != ABSENT else None
+                hardware = bytes.fromhex(mac.replace(":", "")) if mac != ABSENT else b""
+                return Lease(address, container_id, host_ifname, interface, hardware, known6)
+            case _:
+                return None
+    except (ValueError, OSError):
+        return None
+
+
+def write_lease(directory: Path, lease: Lease) -> None:
+    """Write a lease in place of what has its name, if anything; at no moment is there none.
+
+    Raises:
+        OSError: a directory is in the way, or the disk refused.
+    """
+    temporary = directory / f"{UNFINISHED}{IPv4Address(lease.address)}"
+    temporary.unlink(missing_ok=True)
+    os.symlink(_target(lease), temporary)
+    temporary.rename(directory / str(IPv4Address(lease.address)))
 
 
 def _target(lease: Lease) -> str:

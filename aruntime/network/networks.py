@@ -46,6 +46,7 @@ class Networks:
         endpoints: where the running containers stand.
         tables: the connection to nftables that all of them share.
         ports: the published ports of the running containers.
+        root: the directory of all of them.
 
     Args:
         default: the definition of the default network.
@@ -57,9 +58,8 @@ class Networks:
     """
 
     def __init__(self, default: Definition, root: str | Path) -> None:
-        self._root = Path(root) / "networks"
-        directory = self._root / default.bridge / store.LEASES_NAME
-        self._directory = directory
+        self.root = Path(root) / "networks"
+        directory = self.root / default.bridge / store.LEASES_NAME
         self.endpoints = Endpoints()
         self._lock = threading.RLock()
         """Orders creating and removing; look-ups go without."""
@@ -77,8 +77,8 @@ class Networks:
             cannot be made now stays known, and is tried again when a container needs it.
         """
         with self._lock:
-            store.remove_leftovers(self._root)
-            found, broken = store.load_all(self._root)
+            store.remove_leftovers(self.root)
+            found, broken = store.load_all(self.root)
             said = [str(error) for error in broken]
             try:
                 self._egress.ensure()
@@ -357,8 +357,13 @@ class Networks:
         network.close()
         store.remove(self._directory_of(network.name))
 
+    def leases_directory(self, network: Network) -> Path:
+        """Return where a network's leases lie."""
+        own = network.bridge if network is self.default else network.name
+        return self.root / own / store.LEASES_NAME
+
     def _directory_of(self, name: str) -> Path:
-        return self._root / name
+        return self.root / name
 
     def _name_of(self, network: Network, container_id: str) -> str:
         for endpoint in self.endpoints.of(container_id):

@@ -60,7 +60,7 @@ async def run_verify(session: Session, parsed: Parsed, daemon: Daemon) -> int:
             found = await trio.to_thread.run_sync(_verify_export, os.dup(fd), name, keys, witness)
     else:
         name = daemon.meter.ledger_path
-        found = await trio.to_thread.run_sync(_verify, name, keys, witness)
+        found = await trio.to_thread.run_sync(verified_file, name, keys, witness)
     await session.out(verdict_text(found, name, parsed.string("format")))
     for fault in found.faults[:MOST_FAULTS]:
         await session.err(f"{PROGRAM}: ledger: {fault}\n")
@@ -69,7 +69,17 @@ async def run_verify(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     return FAULTY if found.faults else 0
 
 
-def _verify(path: str, keys: set[str], witness: Checkpoint | None) -> Verdict:
+def verified_file(path: str, keys: set[str], witness: Checkpoint | None = None) -> Verdict:
+    """Verify a ledger's file, in a worker thread that ends with its command.
+
+    Args:
+        path: of the file.
+        keys: public keys that may have signed; none: whoever signed.
+        witness: a checkpoint that was kept elsewhere.
+
+    Raises:
+        Unavailable: the file cannot be read.
+    """
     from aruntime.metering.signing import is_signed  # its import takes a tenth of a second
 
     with LedgerReader(path) as reader, reader.instant():
@@ -119,9 +129,18 @@ async def _trusted(session: Session, parsed: Parsed, daemon: Daemon) -> set[str]
             keys.add(given)
         else:
             keys.add(public_key_in(await read_file(session, given), given))
-    if not keys and daemon.settings.ledger.key is not None and not parsed.args:
-        keys.add((await trio.to_thread.run_sync(daemon.meter.checkpoints.signer)).public)
-    return keys
+    return keys if keys or parsed.args else await own_keys(daemon)
+
+
+async def own_keys(daemon: Daemon) -> set[str]:
+    """Return the daemon's own public key; none if it signs nothing.
+
+    Raises:
+        AruntimeError: the key's file cannot be read.
+    """
+    if daemon.settings.ledger.key is None:
+        return set()
+    return {(await trio.to_thread.run_sync(daemon.meter.checkpoints.signer)).public}
 
 
 async def _witness(session: Session, path: str) -> Checkpoint | None:
