@@ -92,9 +92,19 @@ def remove(directory: Path) -> None:
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove what a removal that was cut off has left."""
-    for entry in root.glob(f".*{REMOVED_SUFFIX}") if root.is_dir() else ():
-        shutil.rmtree(entry, ignore_errors=True)
+    """Remove what a removal, or a creation before its record, has left that was cut off."""
+    for entry in root.iterdir() if root.is_dir() else ():
+        is_removed = entry.name.startswith(".") and entry.name.endswith(REMOVED_SUFFIX)
+        if is_removed or _has_begun_only(entry):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _has_begun_only(directory: Path) -> bool:
+    """Whether there is nothing but perhaps a record not yet renamed; leases are kept, anyone's."""
+    try:
+        return set(os.listdir(directory)) <= {CONFIG_NAME + TEMPORARY_SUFFIX}
+    except OSError:
+        return False
 
 
 def _opener(path: str, flags: int) -> int:

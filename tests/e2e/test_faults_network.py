@@ -6,6 +6,7 @@ every one), ARUNTIME_TEST_SEED for others.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -115,6 +116,8 @@ def test_killed_between_any_two_steps(daemon: RunningDaemon) -> None:
             daemon.run("rm", "-f", *left)
         daemon.run("network", "prune", "-f")
         assert_no_more_than(before, daemon, where)
-        wait_until(lambda: on_host(daemon) == host_before, 5, where)
+        with contextlib.suppress(AssertionError):  # what differs is said below
+            wait_until(lambda: on_host(daemon) == host_before, 5)
+        assert on_host(daemon) == host_before, where
         daemon.kill()
     daemon.start()
