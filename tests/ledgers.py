@@ -7,8 +7,11 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
+
 from aruntime.metering import schema
 from aruntime.metering.chain import append
+from aruntime.metering.corrections import Amount, Author, correction_of, current_sums
 from aruntime.metering.record import LedgerRecord, genesis
 
 
@@ -45,3 +48,23 @@ def usage(number: int = 1, **fields: object) -> LedgerRecord:
         **fields,
     }
     return LedgerRecord(**chosen)  # type: ignore[arg-type]
+
+
+def correction(
+    record: LedgerRecord,
+    *earlier: LedgerRecord,
+    seq: int = 9000,
+    late_ns: int = 0,
+    run_ns: int = 0,
+    **changes: int,
+) -> LedgerRecord:
+    """A correction of a record by differences of its sums, in its month or made later."""
+    made = correction_of(
+        record,
+        current_sums(record, earlier),
+        [Amount(name, number) for name, number in changes.items()],
+        Author("clerk", "a test", late_ns or record.wall_end, record.boot_id, 7),
+        is_closed=bool(late_ns),
+        run_ns=run_ns,
+    )
+    return msgspec.structs.replace(made, seq=seq)

@@ -112,7 +112,7 @@ def naive_bill(
 ) -> dict[str, dict[str, Decimal]]:
     """Return, per tenant, the cost of each SKU, their ``total`` and what is ``payable``.
 
-    Corrections, and runs that began before the month, are not made here.
+    Runs that began before the month are not made here.
     """
     book = tomllib.loads(book_text)
     ordered = sorted(
@@ -143,36 +143,119 @@ def naive_bill(
     return bill
 
 
+SUMS = (
+    "running_ns", "paused_ns", "cpu_ns", "cpu_alloc_ns", "mem_bytens2", "mem_alloc_bytens2",
+    "proc_write",
+)  # fmt: skip
+BLK = ("blk_read", "blk_write")
+NET = ("net_receive", "net_transmit")
+
+
+def changed(record: dict[str, Any], by: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with the differences of a correction."""
+    return {
+        **record,
+        **{name: record[name] + by[name] for name in SUMS},
+        "blk": {**record["blk"], "correction": by["blk"].get("", [0, 0])},
+        "net": {**record["net"], "correction": by["net"].get("", [0, 0])},
+    }
+
+
+def corrected(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put corrections of the same span into their records; the others stay."""
+    found = {one["seq"]: one for one in records if not one.get("amended")}
+    late = []
+    for one in sorted(records, key=lambda one: int(one["seq"])):
+        if not one.get("amended"):
+            continue
+        known = found.get(one["corrects"])
+        if known and (known["wall_start"], known["wall_end"]) == (
+            one["wall_start"],
+            one["wall_end"],
+        ):
+            found[known["seq"]] = changed(known, one)
+        else:
+            late.append(one)
+    return sorted([*found.values(), *late], key=lambda one: (one["wall_end"], one["seq"]))
+
+
+def bounds(price: dict[str, Any]) -> tuple[int, int]:
+    """Return from when to when a price is valid."""
+    return instant(price["valid_from"]), (
+        instant(price["valid_to"]) if "valid_to" in price else 1 << 62
+    )
+
+
+def difference(record: dict[str, Any], price: dict[str, Any], paused: str) -> Fraction:
+    """Return what a late correction adds under one price."""
+    found = record["amended"]
+    before = {
+        **record,
+        **{name: found.get(name, 0) for name in (*SUMS, "wall_start", "wall_end")},
+        "blk": {"": [found.get(name, 0) for name in BLK]},
+        "net": {"": [found.get(name, 0) for name in NET]},
+    }
+    valid_from, valid_to = bounds(price)
+    low, high = max(before["wall_start"], valid_from), min(before["wall_end"], valid_to)
+    if low > high or not valid_from <= low < valid_to:
+        return Fraction(0)
+    if low == high and before["wall_start"] != before["wall_end"]:
+        return Fraction(0)
+    ran, added = found.get("run_ns"), record["running_ns"]
+    after = changed(before, record)
+    return quantity_of(after, price, paused, low, high, ran and ran + added) - quantity_of(
+        before, price, paused, low, high, ran
+    )
+
+
+def quantity_of(
+    record: dict[str, Any],
+    price: dict[str, Any],
+    paused: str,
+    low: int,
+    high: int,
+    ran: int | None,
+) -> Fraction:
+    """Return what a price bills of a part of a record, in the price's unit."""
+    begin, finish = record["wall_start"], record["wall_end"]
+    time = record["running_ns"]
+    if CLASS[price["measure"]] in BILLED_PAUSED[price.get("paused", paused)]:
+        time += record["paused_ns"]
+    quantity, per_ns = used(record, price, time)
+    if finish > begin:
+        quantity = quantity * (high - low) / (finish - begin)
+    if ran is not None and high == finish:
+        quantum = nanoseconds(price.get("quantum", "1ns"))
+        least = nanoseconds(price.get("minimum", "0s"))
+        billed = max(least, -(-ran // quantum) * quantum) if ran else 0
+        quantity += per_ns * (billed - ran)
+    return quantity / unit_size(price["unit"])
+
+
 def cost_of_sku(
     records: list[dict[str, Any]], prices: list[dict[str, Any]], paused: str, start: int, end: int
 ) -> Decimal:
     """Return what a tenant's records cost under the prices of one SKU."""
     cost, free_left = Decimal(0), Fraction(prices[0].get("free", "0"))
     ran: dict[tuple[str, str], int] = defaultdict(int)
-    for record in records:
+    for record in corrected(records):
         run = record["container_id"], record["incarnation"]
-        ran[run] += record["running_ns"]
         begin, finish = record["wall_start"], record["wall_end"]
+        if record.get("amended"):
+            ran[run] += 0 if record["amended"].get("run_ns") else record["running_ns"]
+            for price in prices if start <= begin < end else ():
+                more = to_decimal(difference(record, price, paused))
+                cost += more * Decimal(price["unit_price"])
+            continue
+        ran[run] += record["running_ns"]
+        is_rounded = record["kind"] == "final" and record["end_reason"] != "host_lost"
         for price in prices:
-            valid_from = instant(price["valid_from"])
-            valid_to = instant(price["valid_to"]) if "valid_to" in price else 1 << 62
+            valid_from, valid_to = bounds(price)
             low, high = max(begin, start, valid_from), min(finish, end, valid_to)
             if low > high or (low == high and begin != finish) or not valid_from <= low < valid_to:
                 continue
-            policy = BILLED_PAUSED[price.get("paused", paused)]
-            time = record["running_ns"]
-            if CLASS[price["measure"]] in policy:
-                time += record["paused_ns"]
-            quantity, per_ns = used(record, price, time)
-            if finish > begin:
-                quantity = quantity * (high - low) / (finish - begin)
-            if record["kind"] == "final" and high == finish and record["end_reason"] != "host_lost":
-                quantum = nanoseconds(price.get("quantum", "1ns"))
-                least = nanoseconds(price.get("minimum", "0s"))
-                if ran[run]:
-                    billed = max(least, -(-ran[run] // quantum) * quantum)
-                    quantity += per_ns * (billed - ran[run])
-            quantity /= unit_size(price["unit"])
+            rounded = (ran[run] or None) if is_rounded else None
+            quantity = quantity_of(record, price, paused, low, high, rounded)
             free = min(quantity, free_left)
             free_left -= free
             cost += to_decimal(quantity - free) * Decimal(price["unit_price"])

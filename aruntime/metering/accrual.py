@@ -99,8 +99,7 @@ class Accrual:
             lambda record: record.seq <= head_seq, reader.records(after_seq=self._seq)
         )
         for batch in batches(records):
-            corrected = [found for record in batch for found in _amended(reader, record)]
-            _add(self._closed, batch, book, self._state, corrected)
+            _add(self._closed, batch, book, self._state)
             self._seq, self._hash = batch[-1].seq, batch[-1].hash
         sums = dict(self._closed)
         open_state = State(self._state.running_ns)
@@ -154,23 +153,14 @@ def _is_in(reader: LedgerReader, seq: int, digest: str) -> bool:
     )
 
 
-def _amended(reader: LedgerReader, record: LedgerRecord) -> Iterator[LedgerRecord]:
-    """The record that a correction amends, if it is still there."""
-    if record.kind == "correction" and record.corrects:
-        for found in reader.records(after_seq=record.corrects - 1, limit=1):
-            if found.seq == record.corrects:
-                yield found
-
-
 def _add(
     sums: dict[CostKey, Fraction],
     records: list[LedgerRecord],
     book: PriceBook,
     state: State,
-    corrected: Iterable[LedgerRecord] = (),
 ) -> None:
     """Add what records cost at list prices."""
-    found = charges(records, book, state, corrected=corrected)
+    found = charges(records, book, state)
     for number, charge in enumerate(found, 1):
         if not number % PIECE:
             time.sleep(REST_SECONDS)

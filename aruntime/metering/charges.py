@@ -14,6 +14,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
 
+from aruntime.metering.corrections import RUN_NS, amendment, folded
 from aruntime.metering.prices import SOLD, Price, PriceBook
 from aruntime.metering.quantities import (
     MEASURES,
@@ -49,6 +50,13 @@ class Charge(NamedTuple):
     split: tuple[str, ...]
     """Why the part is a share of its record: ``price_split``, ``period_split``."""
 
+    def lies_within(self, start_ns: int, end_ns: int) -> bool:
+        """Whether it counts in [start, end); a correction does when its record says."""
+        first, last = self.start_ns, self.end_ns
+        if self.record.kind == "correction":
+            first, last = self.record.wall_start, self.record.wall_end
+        return start_ns <= first and last <= end_ns and first < end_ns
+
 
 class Part(NamedTuple):
     """A share of a record's span."""
@@ -82,8 +90,8 @@ class State:
         """
         finals: dict[int, Run] = {}
         for index, record in enumerate(records):
-            if record.kind == "correction":
-                continue  # of a quantity, not of how long something ran
+            if record.kind == "correction" and (not record.corrects or record.amended.get(RUN_NS)):
+                continue  # what it makes of the end of its run, it is charged with itself
             run = (record.container_id, record.incarnation)
             if record.running_ns:
                 self.running_ns[run] = self.running_ns.get(run, 0) + record.running_ns
@@ -114,7 +122,6 @@ def charges(
     state: State,
     *,
     cuts: Sequence[int] = (),
-    corrected: Iterable[LedgerRecord] = (),
 ) -> Iterator[Charge]:
     """Rate records exactly, in the order of time, carrying on from ``state`` and changing it.
 
@@ -123,11 +130,9 @@ def charges(
         book: the prices.
         state: what earlier records have left.
         cuts: instants besides months and prices that no charge may span.
-        corrected: older records that corrections among ``records`` amend.
     """
-    ordered = in_order(records)
+    ordered = in_order(folded(records))
     ends = state.take(ordered)
-    priced_at = {record.seq: record.wall_start for record in (*corrected, *ordered) if record.seq}
     chains: dict[str, list[_Chain]] = {}
     for index, record in enumerate(ordered):
         if not record.container_id:
@@ -136,10 +141,8 @@ def charges(
         if currency not in chains:
             chains[currency] = [_Chain(chain) for chain in book.prices_in(currency).values()]
         if record.kind == "correction":
-            instant = priced_at.get(record.corrects, record.wall_start)
             for chain in chains[currency]:
-                if (price := chain.at(instant)) is not None:
-                    yield _correction(record, price)
+                yield from _corrections(record, chain)
             continue
         points = [*_months_within(record), *(cut for cut in cuts if _is_within(record, cut))]
         for chain in chains[currency]:
@@ -203,6 +206,33 @@ def _charge(
         ended: running time of the run, if the part is its end and it is to be rounded up.
         state: whose free tier is used.
     """
+    billed = _billed(record, price, part, ended)
+    free = state.use_free(record.tenant, price, part.start_ns, billed.quantity)
+    size = price.unit_size
+    return Charge(
+        record=record,
+        price=price,
+        start_ns=part.start_ns,
+        end_ns=part.end_ns,
+        metered_ns=billed.metered_ns,
+        billed_ns=billed.billed_ns,
+        paid=(billed.quantity - free) / size,
+        free=free / size,
+        split=part.split,
+    )
+
+
+class _Billed(NamedTuple):
+    """What a price bills of a part, before the free tier."""
+
+    quantity: Fraction
+    """In the measure's unit."""
+    metered_ns: int
+    billed_ns: int
+
+
+def _billed(record: LedgerRecord, price: Price, part: Part, ended: int | None) -> _Billed:
+    """The arguments are those of :func:`_charge`."""
     quantity, time_ns = metered(record, price)
     first, last = 0, time_ns
     if part.split:
@@ -215,34 +245,48 @@ def _charge(
         quantity += allocated(record, price, extra_ns)
     else:
         extra_ns = 0
-    free = state.use_free(record.tenant, price, part.start_ns, quantity)
-    size = price.unit_size
+    return _Billed(quantity, last - first, last - first + extra_ns)
+
+
+def _corrections(record: LedgerRecord, chain: _Chain) -> Iterator[Charge]:
+    """One SKU's charges for a correction: the difference it makes, beside the free tier.
+
+    Priced as the record it amends was. One that does not say what it found (of a migration) is
+    charged as it is.
+    """
+    made = amendment(record)
+    if made is None:
+        price = chain.at(record.wall_start)
+        if price is not None:
+            part = Part(record.wall_start, record.wall_end, ())
+            yield _difference(record, price, part, _billed(record, price, part, None), None)
+        return
+    before, after, run_ns = made
+    run_after = None if run_ns is None else run_ns + record.running_ns
+    for part, price in chain.parts(after, []):
+        is_last = part.end_ns == after.wall_end
+        old = _billed(before, price, part, run_ns if is_last else None)
+        new = _billed(after, price, part, run_after if is_last else None)
+        yield _difference(record, price, part, new, old)
+
+
+def _difference(
+    record: LedgerRecord, price: Price, part: Part, new: _Billed, old: _Billed | None
+) -> Charge:
+    quantity, metered_ns, billed = new
+    if old is not None:
+        quantity -= old.quantity
+        metered_ns, billed = metered_ns - old.metered_ns, billed - old.billed_ns
     return Charge(
         record=record,
         price=price,
         start_ns=part.start_ns,
         end_ns=part.end_ns,
-        metered_ns=last - first,
-        billed_ns=last - first + extra_ns,
-        paid=(quantity - free) / size,
-        free=free / size,
-        split=part.split,
-    )
-
-
-def _correction(record: LedgerRecord, price: Price) -> Charge:
-    """One price's charge for a correction: whole, and beside the free tier."""
-    quantity, time_ns = metered(record, price)
-    return Charge(
-        record=record,
-        price=price,
-        start_ns=record.wall_start,
-        end_ns=record.wall_end,
-        metered_ns=time_ns,
-        billed_ns=time_ns,
+        metered_ns=metered_ns,
+        billed_ns=billed,
         paid=quantity / price.unit_size,
         free=ZERO,
-        split=(),
+        split=part.split,
     )
 
 
@@ -318,6 +362,8 @@ def history_needed(records: Iterable[LedgerRecord]) -> frozenset[Run]:
     begun: set[Run] = set()
     needed: set[Run] = set()
     for record in in_order(records):
+        if record.kind == "correction":
+            continue  # it says when it was made, not when something ran
         run = (record.container_id, record.incarnation)
         if record.boot_start_ns <= _birth_ns(record):
             begun.add(run)

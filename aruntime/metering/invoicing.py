@@ -50,7 +50,6 @@ def make_bill(
         start_ns=period.start_ns,
         end_ns=period.end_ns,
         before=time_before(reader, records, period.start_ns),
-        corrected=corrected_by(reader, records),
     )
     head_seq, head_hash = reader.head()
     host_id, _ = reader.host()
@@ -80,14 +79,6 @@ def time_before(
             if record.incarnation == incarnation and record.seq not in given
         )
     return sums
-
-
-def corrected_by(reader: LedgerReader, records: Sequence[LedgerRecord]) -> list[LedgerRecord]:
-    """Older records that corrections amend, whose prices hold for them."""
-    given = {record.seq for record in records}
-    wanted = {record.corrects for record in records if record.kind == "correction"} - given - {0}
-    found = (reader.records(after_seq=seq - 1, limit=1) for seq in sorted(wanted))
-    return [record for one in found for record in one if record.seq in wanted]
 
 
 def clock_steps_among(reader: LedgerReader, records: Sequence[LedgerRecord]) -> tuple[int, ...]:

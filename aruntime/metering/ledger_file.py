@@ -24,7 +24,7 @@ from aruntime.metering.account import Account
 from aruntime.metering.chain import Checkpoint, append
 from aruntime.metering.intervals import Interval
 from aruntime.metering.migration import migrate
-from aruntime.metering.record import genesis
+from aruntime.metering.record import LedgerRecord, genesis
 from aruntime.metering.schema import insert_records, next_head, prepare, set_state
 from aruntime.metering.totals import Durable, Note, Record, TenantTotals, apply, joined
 
@@ -126,6 +126,25 @@ class LedgerFile:
         with self.lock:
             self.durable = after
         return None
+
+    def append(self, record: LedgerRecord) -> LedgerRecord:
+        """Append one record of no account, durable when this returns; as it stands in the chain.
+
+        Raises:
+            Unavailable: the disk refuses. Unlike with :meth:`write` the record is dropped then:
+                whoever made it is told, and may try again.
+        """
+        now = self.durable
+        head, (sealed,) = append(now.head, self.host_id, [record])
+        try:
+            with self.transaction() as connection:
+                insert_records(connection, [sealed])
+                set_state(connection, "head", head)
+        except sqlite3.Error as error:
+            raise Unavailable(f"cannot write to the ledger {self.path}: {error}") from error
+        with self.lock:
+            self.durable = now._replace(head=head)
+        return sealed.record
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -103,6 +103,15 @@ class LedgerReader:
             for text, digest in cursor:
                 yield decode(text, digest)
 
+    def record(self, seq: int) -> LedgerRecord | None:
+        """The record with a number; None if it is not there (any more).
+
+        Raises:
+            Unavailable: the file cannot be read.
+        """
+        found = next(self.records(after_seq=seq - 1, limit=1), None)
+        return found if found is not None and found.seq == seq else None
+
     def last(
         self,
         count: int,

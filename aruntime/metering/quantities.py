@@ -140,6 +140,31 @@ MEASURES: dict[str, Measure] = {
 """By name. Order and names are part of exports: append only."""
 
 
+COUNTED = {
+    "cpu_used": "cpu_ns",
+    "cpu_max": "cpu_alloc_ns",
+    "memory_used": "mem_bytens2",
+    "memory_max": "mem_alloc_bytens2",
+    "memory_charged": "mem_usage_bytens2",
+    "block_read": "blk_read",
+    "block_write": "blk_write",
+    "block_reads": "blk_reads",
+    "block_writes": "blk_writes",
+    "process_read": "proc_read",
+    "process_write": "proc_write",
+    "network_receive": "net_receive",
+    "network_transmit": "net_transmit",
+    "network_receive_packets": "net_receive_packets",
+    "network_transmit_packets": "net_transmit_packets",
+    "running": "running_ns",
+    "paused": "paused_ns",
+    "network_egress": "net_egress",
+    "network_egress_packets": "net_egress_packets",
+}
+"""The sum (:func:`aruntime.metering.chain.sums_of`) behind a measure. What was allocated has none:
+it follows from the time and the terms of a record."""
+
+
 def counts(record: LedgerRecord) -> dict[str, int]:
     """The integers behind every measure of a record; sums of them are exact and cheap."""
     return {name: measure.count(record) for name, measure in MEASURES.items()}

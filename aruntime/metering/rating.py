@@ -16,9 +16,10 @@ Rules:
   its host ended is charged no more than was metered.
 - A free tier is used up in the order of time, per tenant, SKU and calendar month (UTC).
 - What is billed of paused time says the price (``paused``).
-- A correction is dated where it was made, not where what it amends lies, so that no month that was
-  billed changes. It is charged, or credited, at the price of the record it amends, beside the
-  free tier.
+- A correction that bears the span of the record it amends is rated together with it, as if the
+  record had been right. One that bears another time, since that month was billed before, is a line
+  of its own there: the difference it makes at the price of the record it amends, quantum and
+  minimum included, beside the free tier.
 
 Out of scope: which records to ask for (:func:`~aruntime.metering.charges.history_needed` says
 what rating has to know about), formats of bills, issuing them.
@@ -88,7 +89,7 @@ class RatedLine(msgspec.Struct, frozen=True, kw_only=True):
     """What is charged: ``quantity`` x ``contracted_unit_price``."""
     currency: str
     start_ns: int
-    """Of the charge period, ns UTC."""
+    """Of the usage, ns UTC; of a correction, of what it amends."""
     end_ns: int
     metered_ns: int
     billed_ns: int
@@ -96,6 +97,8 @@ class RatedLine(msgspec.Struct, frozen=True, kw_only=True):
     """Covered by the free tier."""
     estimated: tuple[str, ...]
     """Why a part is an estimate, those of the record included."""
+    note: str = ""
+    """Why the record was corrected, or the reason of the correction."""
 
 
 class Invoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +126,6 @@ def rate(
     start_ns: int,
     end_ns: int,
     before: Mapping[Run, int] | None = None,
-    corrected: Iterable[LedgerRecord] = (),
 ) -> list[RatedLine]:
     """Rate what was used from ``start_ns`` to ``end_ns`` (ns UTC, the end exclusive).
 
@@ -134,15 +136,14 @@ def rate(
         start_ns: first instant that is rated.
         end_ns: first instant that is not.
         before: running time, before the first record given, of runs that began earlier.
-        corrected: records before the first one given that corrections amend.
 
     Raises:
         decimal.Inexact: a sum has more digits than money can have.
     """
     state = State(before)
     found: list[RatedLine] = []
-    for charge in charges(records, book, state, cuts=(start_ns, end_ns), corrected=corrected):
-        if start_ns <= charge.start_ns and charge.end_ns <= end_ns and charge.start_ns < end_ns:
+    for charge in charges(records, book, state, cuts=(start_ns, end_ns)):
+        if charge.lies_within(start_ns, end_ns):
             found += _lines(charge, book)
     return found
 
@@ -190,6 +191,7 @@ def _line(charge: Charge, book: PriceBook, quantity: Fraction, *, is_free: bool)
         billed_ns=charge.billed_ns,
         is_free=is_free,
         estimated=(*record.estimated, *charge.split),
+        note=record.reason,
     )
 
 

@@ -68,7 +68,8 @@ class LedgerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """``running`` or ``paused`` at the beginning of the interval."""
     wall_start: int = 0
     """Unix time in ns; ``wall_end - wall_start == boot_end_ns - boot_start_ns`` but in a
-    ``clock_step``, where they are the predicted and the actual time of one instant."""
+    ``clock_step``, where they are the predicted and the actual time of one instant, and in a
+    ``correction``, where they say when it counts: with the record it amends, or now."""
     wall_end: int = 0
     boot_start_ns: int = 0
     boot_end_ns: int = 0
@@ -124,6 +125,17 @@ class LedgerRecord(msgspec.Struct, frozen=True, kw_only=True):
     price_version: str = ""
     corrects: int = 0
     """The ``seq`` that a ``correction`` amends; 0: none."""
+    reason: str = ""
+    """Of a ``correction``: why, in its author's words."""
+    author: str = ""
+    """Of a ``correction``: the user who made it, by the kernel's word."""
+    made_ns: int = 0
+    """Of a ``correction``: Unix time at which it was made."""
+    amended: dict[str, int] = {}
+    """Of a ``correction``: what it found, earlier corrections included, so that it can be priced
+    when the record it amends is gone: the sums of :func:`aruntime.metering.chain.sums_of`,
+    ``wall_start`` and ``wall_end``, and ``run_ns``, the running time of the whole run if that had
+    ended and is rounded up."""
     prev: str = ""
     """Hash of the record before, 64 hex digits."""
     hash: str = ""
@@ -134,11 +146,18 @@ class LedgerRecord(msgspec.Struct, frozen=True, kw_only=True):
         return self.container_id, self.incarnation, self.seq
 
 
+OF_CORRECTIONS = ("reason", "author", "made_ns", "amended")
+"""Fields of corrections; in other records' JSON they are left out, as before there were any."""
+
+_HASHED = tuple(
+    name for name in LedgerRecord.__struct_fields__ if name not in ("hash", *OF_CORRECTIONS)
+)
+
+
 def canonical(record: LedgerRecord) -> bytes:
     """The bytes that are hashed: JSON, keys sorted, no spaces, UTF-8, without ``hash``."""
-    fields = {
-        name: getattr(record, name) for name in LedgerRecord.__struct_fields__ if name != "hash"
-    }
+    fields = {name: getattr(record, name) for name in _HASHED}
+    fields |= {name: value for name in OF_CORRECTIONS if (value := getattr(record, name))}
     return msgspec.json.encode(fields, order="sorted")
 
 

@@ -17,7 +17,7 @@ from aruntime.metering.chain import HOUR_NS, Rollup
 from aruntime.metering.quantities import decimal_text, quantity
 from aruntime.metering.rating import EXACT
 from aruntime.metering.record import LedgerRecord
-from aruntime.metering.usage import Group, Usage, Window, usage_rows
+from aruntime.metering.usage import Group, Usage, Window, usage_rows, usage_within
 
 DAY_NS = 24 * HOUR_NS
 HOURLY_UP_TO_NS = 4 * DAY_NS
@@ -183,9 +183,8 @@ def _plots(
     for rollup in rollups:
         if window.touches(rollup.hour_ns, rollup.hour_ns + HOUR_NS):
             bar(rollup.tenant, rollup.hour_ns).add_rollup(rollup, window)
-    for record in records:
-        if record.container_id and window.touches(record.wall_start, record.wall_end):
-            bar(record.tenant, record.wall_start).add(record, window)
+    for record in usage_within(records, window):
+        bar(record.tenant, record.wall_start).add(record, window)
     return [
         Plot(
             scale,

@@ -10,38 +10,16 @@ Pure. Out of scope: reading the ledger, money (:mod:`aruntime.metering.rating`),
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from aruntime.metering.chain import HOUR_NS, Rollup
-from aruntime.metering.quantities import MEASURES, counts
+from aruntime.metering.corrections import amends, with_correction
+from aruntime.metering.quantities import COUNTED, MEASURES, counts
 from aruntime.metering.record import LedgerRecord
 
 WINDOW_EDGE = "window_edge"
 """Why usage is an estimate: a record was divided."""
-
-ROLLED_UP = {
-    "cpu_used": "cpu_ns",
-    "cpu_max": "cpu_alloc_ns",
-    "memory_used": "mem_bytens2",
-    "memory_max": "mem_alloc_bytens2",
-    "memory_charged": "mem_usage_bytens2",
-    "block_read": "blk_read",
-    "block_write": "blk_write",
-    "block_reads": "blk_reads",
-    "block_writes": "blk_writes",
-    "process_read": "proc_read",
-    "process_write": "proc_write",
-    "network_receive": "net_receive",
-    "network_transmit": "net_transmit",
-    "network_receive_packets": "net_receive_packets",
-    "network_transmit_packets": "net_transmit_packets",
-    "running": "running_ns",
-    "paused": "paused_ns",
-    "network_egress": "net_egress",
-    "network_egress_packets": "net_egress_packets",
-}
-"""Which sum of a roll-up is behind a measure. What was allocated is not kept in them."""
 
 
 class Window(NamedTuple):
@@ -119,7 +97,7 @@ class Usage:
     def add_rollup(self, rollup: Rollup, window: Window) -> None:
         """Add an hour whose records were deleted."""
         span = rollup.hour_ns, rollup.hour_ns + HOUR_NS
-        for name, kept in ROLLED_UP.items():
+        for name, kept in COUNTED.items():
             self.counts[name] += window.part(rollup.sums.get(kept, 0), *span)
         self.counts["container"] = self.counts["running"] + self.counts["paused"]
         if rollup.estimated:
@@ -156,10 +134,30 @@ def usage_rows(
     for rollup in rollups:
         if window.touches(rollup.hour_ns, rollup.hour_ns + HOUR_NS):
             row_of(rollup.tenant, rollup.container_id, {}).add_rollup(rollup, window)
-    for record in records:
-        if record.container_id and window.touches(record.wall_start, record.wall_end):
-            row_of(record.tenant, record.container_id, record.labels).add(record, window)
+    for record in usage_within(records, window):
+        row_of(record.tenant, record.container_id, record.labels).add(record, window)
     return sorted(rows.values(), key=lambda row: (row.group.tenant, -row.counts["cpu_used"]))
+
+
+def usage_within(records: Iterable[LedgerRecord], window: Window) -> Iterator[LedgerRecord]:
+    """Usage that has a part in a window; what is divided at its edges comes last, corrected.
+
+    Elsewhere the sums are the same with a correction beside its record; divided apart, each would
+    be rounded by itself.
+    """
+    divided: dict[int, LedgerRecord] = {}
+    for record in records:
+        span = record.wall_start, record.wall_end
+        if not record.container_id or not window.touches(*span):
+            continue
+        known = divided.get(record.corrects)
+        if known is not None and amends(record, known):
+            divided[known.seq] = with_correction(known, record)
+        elif record.seq and record.kind != "correction" and not window.holds_all(*span):
+            divided[record.seq] = record
+        else:
+            yield record
+    yield from divided.values()
 
 
 def group_of(by: str, tenant: str, container_id: str, labels: dict[str, str]) -> Group:

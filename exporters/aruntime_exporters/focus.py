@@ -169,7 +169,8 @@ def _costs(
 
 def _description(line: RatedLine) -> str:
     text = line.description or f"{line.sku}: {MEASURES[line.quantity_name].text}"
-    return f"{text} (free tier)" if line.is_free else text
+    text += " (free tier)" * line.is_free
+    return f"{text} (corrected: {line.note})" if line.note else text
 
 
 def time_text(instant_ns: int) -> str:

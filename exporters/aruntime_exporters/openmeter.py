@@ -98,6 +98,8 @@ def events(record: LedgerRecord, event_type: str = EVENT_TYPE) -> list[Event]:
         "estimated": bool(record.estimated),
         "labels": record.labels,
     }
+    if record.corrects:
+        about |= {"corrects": record.corrects, "reason": record.reason}
     return [
         Event(
             id=event_id(record, measure),

@@ -30,7 +30,8 @@ from aruntime.metering.push import (
     read_secret,
 )
 from aruntime.metering.quantities import MEASURES
-from aruntime_exporters.postgres_schema import COLUMNS, COUNTERS, KEY, MIGRATIONS
+from aruntime_exporters.postgres_columns import COLUMNS, COUNTERS, KEY
+from aruntime_exporters.postgres_schema import MIGRATIONS
 
 if TYPE_CHECKING:
     import psycopg
@@ -230,7 +231,10 @@ def row(record: LedgerRecord) -> Row:
         record.kind, record.tenant, record.name, record.state, record.wall_start, record.wall_end,
         *(getattr(record, name) for name in COUNTERS),
         *(sum(line[place] for line in record.blk.values()) for place in range(4)),
-        *(sum(line[place] for line in record.net.values()) for place in range(4)),
+        *(
+            sum(line[place] for line in record.net.values() if len(line) > place)
+            for place in range(6)
+        ),
         record.exit_code, record.end_reason, record.price_version, record.corrects,
         list(record.estimated), msgspec.json.encode(record.labels).decode(), record.hash,
         msgspec.json.encode(record, order="sorted").decode(),

@@ -15,25 +15,8 @@ A migration is never changed once it was released; a change of a view is a new o
 
 from __future__ import annotations
 
-COUNTERS = (
-    "running_ns", "paused_ns", "cpu_ns", "cpu_alloc_ns", "cpu_request_milli", "cpu_limit_milli",
-    "mem_bytens2", "mem_usage_bytens2", "mem_alloc_bytens2", "mem_request", "mem_limit",
-    "proc_read", "proc_write",
-)  # fmt: skip
-"""Columns that are the record's fields."""
-
-SUMS = (
-    "blk_read", "blk_write", "blk_reads", "blk_writes",
-    "net_receive", "net_transmit", "net_receive_packets", "net_transmit_packets",
-)  # fmt: skip
-"""Columns that are sums over disks and interfaces."""
-
-KEY = ("host_id", "container_id", "incarnation", "seq")
-
-COLUMNS = (
-    *KEY, "kind", "tenant", "name", "state", "wall_start", "wall_end", *COUNTERS, *SUMS,
-    "exit_code", "end_reason", "price_version", "corrects", "estimated", "labels", "hash", "record",
-)  # fmt: skip
+from aruntime_exporters.postgres_columns import COUNTERS, ONE, SUMS
+from aruntime_exporters.postgres_corrections import CORRECTIONS
 
 _NUMBERS = ",\n    ".join(f"{name} numeric NOT NULL" for name in (*COUNTERS, *SUMS))
 
@@ -108,9 +91,6 @@ CREATE TABLE prices (
 );
 COMMENT ON COLUMN prices.divisor IS 'So many of what the record counts are one unit of the price.';
 """
-
-ONE = "1." + "0" * 40
-"""Makes a quotient have so many decimals at least: numeric's own are 16 significant digits."""
 
 CHARGES = """
 CREATE VIEW book AS SELECT * FROM price_books ORDER BY given_at DESC, version LIMIT 1;
@@ -277,5 +257,5 @@ FROM whole;
 COMMENT ON VIEW invoices IS 'What every tenant pays for a month, on all hosts together.';
 """.replace("@ONE@", ONE)
 
-MIGRATIONS = (RECORDS, PRICES + CHARGES)
+MIGRATIONS = (RECORDS, PRICES + CHARGES, CORRECTIONS)
 """The n-th makes schema n of the one before; applied in one transaction with its number."""

@@ -13,7 +13,14 @@ import msgspec
 import psycopg
 import pytest
 from aruntime_exporters import postgres_schema
-from aruntime_exporters.postgres import PostgresExporter, PostgresOptions, give_book, prepare
+from aruntime_exporters.postgres import (
+    PostgresExporter,
+    PostgresOptions,
+    give_book,
+    prepare,
+    row,
+)
+from aruntime_exporters.postgres_columns import COLUMNS, EGRESS
 
 from aruntime.errors import InvalidParameter
 from aruntime.metering.ledger_reader import LedgerReader
@@ -24,7 +31,7 @@ from aruntime.metering.rating import invoice, rate
 from aruntime.metering.record import LedgerRecord
 from tests.billing import NOVEMBER, book_text, records_of_days
 from tests.harness import RunningDaemon, wait_until
-from tests.ledgers import usage
+from tests.ledgers import correction, usage
 from tests.postgres import Cluster
 
 BURN = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"
@@ -88,7 +95,7 @@ def test_one_query_bills_two_hosts_as_rating_does(
     sender.close()
     book = parse_book(book_text(), "prices.toml")
     lines = rate(records, book, start_ns=NOVEMBER.start_ns, end_ns=NOVEMBER.end_ns)
-    invoices = {row.tenant: (row.currency, row.total, row.payable) for row in invoice(lines, book)}
+    invoices = {one.tenant: (one.currency, one.total, one.payable) for one in invoice(lines, book)}
     shown = cluster.query(
         "SELECT tenant, currency, total, payable FROM invoices WHERE month = '2026-11'"
     )
@@ -96,9 +103,86 @@ def test_one_query_bills_two_hosts_as_rating_does(
         invoices
     )
     by_sku = cluster.query("SELECT tenant, currency, sku, cost FROM bill")
-    assert {tuple(row[:3]): row[3] for row in by_sku} == {
+    assert {tuple(one[:3]): one[3] for one in by_sku} == {
         key: cost for key, cost in rated(records, book).items() if cost
     }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_corrections_bill_the_same_in_sql(cluster: Cluster, tmp_path: Path, seed: int) -> None:
+    """With their record or later, of runs that go on and that ended: to the last digit."""
+    path = tmp_path / "prices.toml"
+    path.write_text(book_text())
+    records = of_host(records_of_days(seed), "one")
+    made = []
+    for number, record in enumerate(records):
+        if record.net and number % 2:
+            ran = sum(one.running_ns for one in records if one.container_id == record.container_id)
+            late_ns = NOVEMBER.end_ns - number * 10**9 if number % 4 == 1 else 0
+            made.append(
+                correction(
+                    record, seq=len(records) + number + 1, late_ns=late_ns,
+                    run_ns=ran if late_ns else 0, running_ns=-(record.running_ns // 3),
+                    cpu_ns=-(record.cpu_ns // 5), cpu_alloc_ns=-(record.cpu_alloc_ns // 7),
+                    mem_bytens2=-(record.mem_bytens2 // 2), net_transmit=12345,
+                    proc_write=-(record.proc_write // 5), blk_read=-1,
+                )
+            )  # fmt: skip
+    assert {one.wall_end - one.wall_start > 0 for one in made} == {True, False}
+    book = parse_book(book_text(), "prices.toml")
+    free = tuple(msgspec.structs.replace(price, free=Decimal(0)) for price in book.prices)
+    book = msgspec.structs.replace(book, prices=free) if seed == 1 else book
+    sender = exporter(cluster)
+    sender.send([*records, *made])
+    with psycopg.connect(cluster.dsn) as connection, connection.cursor() as cursor:
+        cursor.execute("SET search_path TO aruntime")
+        give_book(cursor, book)
+    sender.close()
+    by_sku = cluster.query("SELECT tenant, currency, sku, cost FROM bill WHERE month = '2026-11'")
+    assert {tuple(one[:3]): one[3] for one in by_sku} == {
+        key: cost for key, cost in rated([*records, *made], book).items() if cost
+    }
+    marked = cluster.query("SELECT DISTINCT seq FROM charges WHERE is_correction ORDER BY seq")
+    assert [seq for (seq,) in marked] == sorted(one.seq for one in made if one.corrects and (
+        one.wall_end == one.wall_start))  # fmt: skip
+
+
+def insert_as_before(cluster: Cluster, record: LedgerRecord) -> None:
+    """Make the tables of the present migrations and a row as a daemon did that knew no egress."""
+    with psycopg.connect(cluster.dsn, autocommit=True) as connection, connection.cursor() as cursor:
+        prepare(connection, "aruntime")
+        own = [
+            (name, value)
+            for name, value in zip(COLUMNS, row(record), strict=True)
+            if name not in EGRESS
+        ]
+        names = ", ".join(name for name, _ in own)
+        places = ", ".join(["%s"] * len(own))
+        text = f"INSERT INTO records ({names}) VALUES ({places})".encode()
+        cursor.execute(text, [value for _, value in own])
+
+
+def test_what_left_the_host_is_billed(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of records that came before its column did, too."""
+    text = book_text().replace('"network_transmit"', '"network_egress"')
+    book = parse_book(text, "prices.toml")
+    plain, *rest = of_host(records_of_days(3, runs=1), "one")
+    net = {"eth0": (1, 2, 3, 4, 5 << 30, 6), "old": (1, 1, 1, 1)}
+    record = msgspec.structs.replace(plain, net=net, running_ns=plain.wall_end - plain.wall_start)
+    monkeypatch.setattr("aruntime_exporters.postgres.MIGRATIONS", postgres_schema.MIGRATIONS[:2])
+    insert_as_before(cluster, record)
+    monkeypatch.undo()
+    path = tmp_path / "prices.toml"
+    path.write_text(text)
+    sender = exporter(cluster, price_book=str(path))
+    sender.send(rest)
+    sender.close()
+    shown = cluster.query("SELECT sum(cost) FROM charges WHERE sku = 'egress'")
+    costs = rated([record, *rest], book)
+    assert shown == [(sum(cost for key, cost in costs.items() if key[2] == "egress"),)]
+    assert shown[0][0] > 0
 
 
 @pytest.mark.parametrize("preset", ["fargate", "cloud-run", "gke-autopilot"])
@@ -122,7 +206,7 @@ def test_presets_bill_the_same_in_sql(cluster: Cluster, preset: str) -> None:
         give_book(cursor, book)
     sender.close()
     shown = cluster.query("SELECT tenant, currency, sku, cost FROM bill WHERE month = '2026-11'")
-    assert {tuple(row[:3]): row[3] for row in shown} == rated(records, book)
+    assert {tuple(one[:3]): one[3] for one in shown} == rated(records, book)
 
 
 def test_a_record_that_comes_twice_is_one_row(cluster: Cluster) -> None:
@@ -142,14 +226,13 @@ def test_an_older_schema_is_migrated_with_its_rows(
 ) -> None:
     """Version 1 had no prices; its records are billed after the step to version 2."""
     monkeypatch.setattr("aruntime_exporters.postgres.MIGRATIONS", postgres_schema.MIGRATIONS[:1])
-    sender = exporter(cluster)
-    sender.send([msgspec.structs.replace(usage(1), host_id="one", seq=1)])
-    sender.close()
+    insert_as_before(cluster, msgspec.structs.replace(usage(1), host_id="one", seq=1))
     assert cluster.query("SELECT version FROM schema_version") == [(1,)]
     monkeypatch.undo()
+    sender = exporter(cluster)
     sender.send([msgspec.structs.replace(usage(2), host_id="one", seq=2)])
     sender.close()
-    assert cluster.query("SELECT max(version), count(*) FROM schema_version, records") == [(2, 4)]
+    assert cluster.query("SELECT max(version), count(*) FROM schema_version, records") == [(3, 6)]
     assert cluster.query("SELECT * FROM invoices") == []
 
 
@@ -159,7 +242,7 @@ def test_a_newer_schema_is_left_alone(cluster: Cluster) -> None:
         prepare(connection, "aruntime")
     cluster.query("INSERT INTO schema_version VALUES (99)")
     sender = exporter(cluster)
-    with pytest.raises(NotDelivered, match="has version 99, this aruntime knows 2"):
+    with pytest.raises(NotDelivered, match="has version 99, this aruntime knows 3"):
         sender.send([usage(1)])
     sender.close()
 
@@ -233,7 +316,7 @@ def fleet(cluster: Cluster) -> dict[str, tuple[int, int, int]]:
         rows = cluster.query(FLEET)
     except psycopg.errors.UndefinedTable:
         return {}
-    return {row[0]: (int(row[1]), int(row[2]), row[3]) for row in rows}
+    return {one[0]: (int(one[1]), int(one[2]), one[3]) for one in rows}
 
 
 FLEET = "SELECT tenant, sum(cpu_ns), sum(mem_bytens2), count(*) FROM records GROUP BY tenant"

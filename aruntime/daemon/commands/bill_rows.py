@@ -129,6 +129,7 @@ def _line(line: RatedLine) -> dict[str, Any]:
         "FreeTier": line.is_free,
         "Correction": line.is_correction,
         "Corrects": line.corrects,
+        "Note": line.note,
         "Estimated": list(line.estimated),
         "LedgerSequence": line.seq,
     }

@@ -27,8 +27,10 @@ TABLE = (
     r"{{.Memory}}\t{{.NetIO}}\t{{.BlockIO}}\t{{.Note}}"
 )
 TITLES = {
+    "Author": "AUTHOR",
     "BlockIO": "BLOCK I/O",
     "CPU": "CPU",
+    "Corrects": "CORRECTS",
     "Duration": "DURATION",
     "End": "END",
     "Hash": "HASH",
@@ -70,9 +72,13 @@ def row_of(record: LedgerRecord) -> Row:
     lasted = record.boot_end_ns - record.boot_start_ns
     notes = (record.end_reason if record.end_reason != "cut" else "", record.state)
     shown = [note for note in notes if note not in ("", "running")]
+    if record.corrects:
+        shown.append(f"corrects {record.corrects}: {escape_controls(record.reason)}")
     return {
+        "Author": escape_controls(record.author),
         "BlockIO": _pair(sums, "blk_read", "blk_write"),
         "CPU": format_duration(record.cpu_ns),
+        "Corrects": str(record.corrects or ""),
         "Duration": format_duration(lasted),
         "End": _time(record.wall_end),
         "Hash": record.hash,

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from aruntime.errors import Unavailable
 from aruntime.metering.export import exporter_class
 from aruntime.metering.rating import RatedLine, sum_exactly
-from aruntime.metering.record import LedgerRecord
 from tests.billing import HEAD_HASH, HOUR_NS, NOVEMBER, bill_of, records_of_days
+from tests.ledgers import correction
 
 seeds = st.integers(0, 2**32)
 
@@ -87,28 +87,50 @@ def test_the_rows_of_an_invoice_are_its_payable() -> None:
     assert {name for row in rows for name in row} == {column.name for column in COLUMNS}
 
 
-def correction_of(record: LedgerRecord) -> LedgerRecord:
-    """Return a correction that takes back a GiB of egress, made days after the record."""
-    late = NOVEMBER.end_ns - 24 * HOUR_NS
-    return LedgerRecord(
-        seq=9000, kind="correction", corrects=record.seq, host_id=record.host_id,
-        container_id=record.container_id, incarnation=record.incarnation, tenant=record.tenant,
-        name=record.name, wall_start=late, wall_end=late, net={"eth0": (0, -(1 << 30), 0, 0)},
-    )  # fmt: skip
-
-
 def test_a_correction_is_a_row_of_its_own() -> None:
     """Of class Correction, naming the record; negative; the file still passes."""
     records = records_of_days(11)
-    rows = checked_rows(bill_of([*records, correction_of(records[0])]))
+    start = records[0].wall_start
+    sold = msgspec.structs.replace(
+        records[0], seq=8000, wall_start=start - 31 * 24 * HOUR_NS,
+        wall_end=start - 31 * 24 * HOUR_NS + HOUR_NS, running_ns=HOUR_NS, kind="usage",
+        net={"eth0": (0, 2 << 30, 0, 0)},
+    )  # fmt: skip
+    late = correction(sold, late_ns=NOVEMBER.end_ns - 24 * HOUR_NS, net_transmit=-(1 << 30))
+    rows = checked_rows(bill_of([*records, late]))
     (row,) = (
         row
         for row in rows
         if row["ChargeClass"] == "Correction" and row["SkuId"] == "egress"
     )  # fmt: skip
-    assert row["x_CorrectsLedgerSequence"] == str(records[0].seq)
+    assert row["x_CorrectsLedgerSequence"] == "8000"
     assert row["PricingQuantity"] == "-1.0"
     assert Decimal(row["BilledCost"] or "") == -Decimal(row["ListUnitPrice"] or "")
+    assert (row["ChargePeriodStart"] or "") < (row["BillingPeriodStart"] or "")
+    assert (row["ChargeDescription"] or "").endswith("(corrected: a test)")
+
+
+def test_a_correction_of_a_month_not_billed_yet_is_no_row() -> None:
+    """FOCUS has class Correction for invoiced periods only: the record's row is right at once."""
+    records = records_of_days(11)
+    sold = next(one for one in records if one.net)
+    back = correction(sold, net_transmit=-(sold.net["eth0"][1] // 2))
+    rows = checked_rows(bill_of([*records, back]))
+    assert {row["ChargeClass"] for row in rows} == {None}
+    more, less = quantities(checked_rows(bill_of(records))), quantities(rows)
+    key = (str(sold.seq), "egress")
+    assert {one for one in more if more[one] != less.get(one)} == {key}
+    left = sold.net["eth0"][1] - sold.net["eth0"][1] // 2
+    assert abs(less[key] - Decimal(left) / (1 << 30)) <= Decimal("1e-15")
+
+
+def quantities(rows: list[Row]) -> dict[tuple[str, str], Decimal]:
+    """Return what was priced, free or not, by record and SKU."""
+    found: dict[tuple[str, str], Decimal] = {}
+    for row in usage_rows(rows):
+        key = (row["x_LedgerSequence"] or "", row["SkuId"] or "")
+        found[key] = found.get(key, Decimal(0)) + Decimal(row["PricingQuantity"] or "")
+    return found
 
 
 def test_a_clock_that_was_set_back_is_no_double_charge() -> None:

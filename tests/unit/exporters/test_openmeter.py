@@ -31,7 +31,7 @@ from aruntime.errors import InvalidParameter
 from aruntime.metering.push import NotDelivered, Rejected, make_exporter
 from aruntime.metering.quantities import quantities
 from tests import certificates
-from tests.ledgers import usage
+from tests.ledgers import correction, usage
 
 RECORD = msgspec.structs.replace(usage(1), host_id="host-1", seq=17)
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -313,3 +313,18 @@ def test_a_token_never_crosses_a_network_in_clear(tmp_path: Path) -> None:
     with pytest.raises(InvalidParameter, match="https"):
         OpenMeterExporter("x", OpenMeterOptions(url="http://192.0.2.1/", token_file=str(token)))
     OpenMeterExporter("x", OpenMeterOptions(url="http://127.0.0.1/", token_file=str(token)))
+
+
+def test_a_correction_is_events_of_its_own() -> None:
+    """Of what is more or less, beside those of the record; they say what they correct, and why."""
+    record = msgspec.structs.replace(usage(1), seq=5)
+    back = correction(record, seq=9, cpu_ns=-1_000_000_000, net_transmit=7)
+    found = {event.data["sku"]: event for event in events(back)}
+    assert {sku: event.data["quantity"] for sku, event in found.items()} == {
+        "cpu_used": "-1", "network_transmit": "7",
+    }  # fmt: skip
+    event = found["cpu_used"]
+    assert (event.data["corrects"], event.data["reason"]) == (5, "a test")
+    assert event.time == events(record)[0].time
+    assert event.id not in {one.id for one in events(record)}
+    assert "corrects" not in events(record)[0].data

@@ -24,6 +24,7 @@ from aruntime.metering.prices_parse import parse_book
 from aruntime.metering.rating import rate
 from aruntime.metering.record import LedgerRecord
 from tests.billing import NOVEMBER, book_text, price_book, records_of_days, write_ledger
+from tests.ledgers import correction
 from tests.naive_bill import naive_bill, raw_records
 
 S = 10**9
@@ -203,9 +204,7 @@ def test_a_correction_changes_no_month_that_was_billed(tmp_path: Path) -> None:
     write_ledger(ledger, [sold])
     before = bill(ledger, book, OCTOBER)
     late = NOVEMBER.start_ns + 9 * HOUR_NS
-    back = run_record(
-        late, late, kind="correction", corrects=1, net={"eth0": (0, -2000, 0, 0)},
-    )  # fmt: skip
+    back = correction(msgspec.structs.replace(sold, seq=1), late_ns=late, net_transmit=-2000)
     ledger.unlink()
     write_ledger(ledger, [sold, back])
 
@@ -213,6 +212,7 @@ def test_a_correction_changes_no_month_that_was_billed(tmp_path: Path) -> None:
     (invoice,) = bill(ledger, book).invoices
     (line,) = invoice.lines
     assert (line.cost, line.price_id, line.is_correction) == (Decimal(-2), "old", True)
+    assert (line.start_ns, line.end_ns, line.note) == (edge - 90 * S, edge, "a test")
     assert invoice.payable == Decimal(-2)
     assert "(correction)" in bill_table(bill(ledger, book))
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from aruntime.metering.chain import HOUR_NS, Rollup, add_sums, sums_of
 from aruntime.metering.charges import State, charges
-from aruntime.metering.quantities import MEASURES, counts, quantity, span_ns
+from aruntime.metering.quantities import COUNTED, MEASURES, counts, quantity, span_ns
 from aruntime.metering.rating import QUANTITY_DECIMALS, rate
 from aruntime.metering.record import LedgerRecord
-from aruntime.metering.usage import ROLLED_UP, WINDOW_EDGE, Usage, Window, usage_rows
+from aruntime.metering.usage import WINDOW_EDGE, Usage, Window, usage_rows
 from tests.billing import NOVEMBER, price_book, records_of_days
 
 seeds = st.integers(0, 2**32)
@@ -83,7 +83,7 @@ def test_raw_hourly_daily_and_invoice_agree(seed: int) -> None:
         parts = [row for one in windows for row in usage_rows(records, [], one, "tenant")]
         assert total(parts) == whole
     kept = total(usage_rows([], rolled_up(records), MONTH, "tenant"))
-    assert {name: kept[name] for name in ROLLED_UP} == {name: whole[name] for name in ROLLED_UP}
+    assert {name: kept[name] for name in COUNTED} == {name: whole[name] for name in COUNTED}
 
     invoiced: dict[tuple[str, str], Fraction] = {}
     for charge in charges(records, book, State()):
