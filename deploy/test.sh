@@ -8,7 +8,7 @@ requirement="-e .[dev]"
 packages="python3-venv busybox-static nftables libseccomp2 iproute2 procps
     prometheus prometheus-alertmanager debootstrap curl skopeo umoci buildah docker-registry
     apache2-utils zstd zsh bash-completion
-    docker.io containerd runc podman conmon crun netavark iptables openssl
+    docker.io containerd runc podman conmon crun netavark catatonit iptables openssl
     bind9-dnsutils iperf3 postgresql"
 . deploy/setup.sh
 

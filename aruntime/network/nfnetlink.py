@@ -176,13 +176,17 @@ class NfTables:
     def is_table(self, table: Table) -> bool:
         """Return whether a table is there.
 
-        Asked before every start: reloading a firewall's own rules often flushes all.
+        Asked before every start: reloading a firewall's own rules often flushes all. To who may not
+        ask none is there: a daemon without CAP_NET_ADMIN, which meters and runs nothing, made none.
 
         Raises:
             OSError: the kernel refused.
         """
         body = attribute(NFTA_TABLE_NAME, _text(table.name))
-        return any(True for _ in self._ask(table.family, NFT_MSG_GETTABLE, 0, body))
+        try:
+            return any(True for _ in self._ask(table.family, NFT_MSG_GETTABLE, 0, body))
+        except PermissionError:
+            return False
 
     def commit(self, changes: Sequence[Change]) -> None:
         """Make the changes: all of them, or none. More than MOST_PER_BATCH are several batches.

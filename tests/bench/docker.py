@@ -47,8 +47,13 @@ def opened(place: Place, tar: Path) -> CommandLine:
     return engine
 
 
-def start_daemons(base: Path, runner: Runner, socket: str, bridge: str, cgroup_parent: str) -> None:
-    """Start containerd and dockerd, which keep all they have in `base`, until dockerd answers."""
+def start_daemons(
+    base: Path, runner: Runner, socket: str, bridge: str, cgroup_parent: str, *more: str
+) -> None:
+    """Start containerd and dockerd, which keep all they have in `base`, until dockerd answers.
+
+    `more` are further flags of dockerd.
+    """
     config = base / "containerd.toml"
     config.write_text(CONTAINERD.format(base=base))
     (base / "daemon.json").write_text("{}")
@@ -72,6 +77,7 @@ def start_daemons(base: Path, runner: Runner, socket: str, bridge: str, cgroup_p
         "--oom-score-adjust=0",
         "--exec-opt=native.cgroupdriver=cgroupfs",
         "--log-driver=json-file",
+        *more,
     ]
     runner.launch(words, base / "dockerd.log")
     wait_for(base / "docker.sock", base / "dockerd.log")

@@ -371,3 +371,29 @@ def test_an_end_does_not_wait_for_a_poll(batch: Batch, own_metering: RunningDaem
     batch.remove("quick")
     wait_until(lambda: has_ended(own_metering, batch, "quick"), 5, "its end")
     assert time.monotonic() - begun < 15
+
+
+@pytest.fixture
+def confined(batch: Batch, tmp_path: Path) -> Iterator[RunningDaemon]:
+    """Yield a daemon with the rights that deploy/ gives a meter in a container."""
+    daemon = RunningDaemon()
+    program = tmp_path / "aruntimed"
+    kept = "--bounding-set=-all,+sys_ptrace,+dac_read_search"
+    program.write_text(f'#!/bin/sh\nexec /usr/bin/setpriv {kept} {daemon.program} "$@"\n')
+    program.chmod(0o755)
+    daemon.program = str(program)
+    daemon.start(*flags(batch))
+    yield daemon
+    daemon.destroy()
+
+
+def test_two_capabilities_are_enough(confined: RunningDaemon, batch: Batch) -> None:
+    """Without rights over the network there is no bridge, no table, and all the metering."""
+    batch.make("confined")
+    assert batch.start("confined", BURN.format(0.1)).wait() == 0
+    used = batch.usage("confined")
+    wait_until(lambda: has_caught_up(confined, batch, "confined", used), what="all of it is shown")
+    batch.remove("confined")
+    assert "there is no bridge" in confined.out("info")
+    assert not Path("/sys/class/net", confined.bridge).exists()
+    assert '"level": "error"' not in confined.log

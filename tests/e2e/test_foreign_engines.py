@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -16,6 +15,7 @@ from tests.bench.engine import CommandLine, find
 from tests.bench.place import Place, kill
 from tests.conftest import require_program
 from tests.harness import RunningDaemon, wait_until
+from tests.kubelet import Kubernetes, parent_usage
 
 CPU = "aruntime_container_cpu_usage_seconds_total"
 SLACK_NS = 2_000_000
@@ -50,11 +50,6 @@ def end(daemon: RunningDaemon) -> None:
     """Remove all of the daemon."""
     daemon.extra = []
     daemon.destroy()
-
-
-def parent_usage(path: str) -> int:
-    """CPU time in nanoseconds of everything that was ever below a cgroup."""
-    return int(Path(f"/sys/fs/cgroup/cpuacct{path}/cpuacct.usage").read_text())
 
 
 def has(daemon: RunningDaemon, metric: str, at_least: float, **labels: str) -> bool:
@@ -177,67 +172,10 @@ def test_podman_containers_are_metered(place: Place, image_tar: Path) -> None:
         end(daemon)
 
 
-class Kubernetes:
-    """The cgroups and the log links of a node, made as the kubelet's cgroupfs driver makes them."""
-
-    TREES = ("cpuacct", "memory", "pids", "systemd", "unified")
-
-    def __init__(self, logs: Path) -> None:
-        self.parent = f"/aruntime-test-{os.getpid()}-k8s"
-        self.logs = logs
-        logs.mkdir()
-        self.made: list[Path] = []
-
-    def make(self, path: str) -> None:
-        """Make a cgroup and those above it."""
-        for tree in self.TREES:
-            top = Path("/sys/fs/cgroup") / tree
-            if not top.is_dir():
-                continue
-            for part in self.parent.split("/")[1:] + path.split("/"):
-                top /= part
-                if not top.exists():
-                    top.mkdir()
-                    self.made.append(top)
-
-    def run(self, path: str, pod: str, container: str, program: str) -> int:
-        """Run a shell program in a container's cgroup to its end; its CPU time in nanoseconds."""
-        container_id = path.rpartition("/")[2].removeprefix("cri-containerd-")
-        container_id = container_id.removesuffix(".scope")
-        link = self.logs / f"{pod}_shop_{container}-{container_id}.log"
-        link.symlink_to("/dev/null")
-        self.make(path)
-        tops = [Path("/sys/fs/cgroup") / tree for tree in self.TREES]
-        procs = [f"{top}{self.parent}/{path}/cgroup.procs" for top in tops if top.is_dir()]
-        joined = "".join(f"echo 0 > {each}; " for each in procs)
-        subprocess.run(["/bin/sh", "-c", joined + program], check=True)
-        return parent_usage(f"{self.parent}/{path}")
-
-    def remove(self, path: str) -> None:
-        """Remove a container's cgroup."""
-        for directory in [each for each in self.made if str(each).endswith(path)]:
-            wait_until(partial(removed, directory), what=f"{directory} goes")
-            self.made.remove(directory)
-
-    def close(self) -> None:
-        """Remove all cgroups."""
-        for directory in reversed(self.made):
-            wait_until(partial(removed, directory), what=f"{directory} goes")
-
-
-def removed(directory: Path) -> bool:
-    """Remove a cgroup; False if the kernel is not ready to."""
-    try:
-        directory.rmdir()
-    except OSError:
-        return False
-    return True
-
-
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Kubernetes]:
     """Yield a node's cgroups."""
-    made = Kubernetes(tmp_path / "containers")
+    made = Kubernetes(f"/aruntime-test-{os.getpid()}-k8s", tmp_path / "containers")
     yield made
     made.close()
 
