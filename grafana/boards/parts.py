@@ -205,7 +205,12 @@ def table(
         link: where the first label's cells lead to.
     """
     queries = tuple(Query(one.expr) for one in columns)
-    names = {f"Value #{_ref(number)}": one.title for number, one in enumerate(columns)}
+    # Grafana tells the values of several queries apart; those of a single one are just that.
+    values = [f"Value #{_ref(number)}" for number in range(len(columns))]
+    names = {
+        value: one.title
+        for value, one in zip(values if values[1:] else ["Value"], columns, strict=True)
+    }
     order = [*labels, *names]
     made = _shape(tables.Panel(), title, meaning, "none", WIDTH, 10)
     made = made.targets(_instant_queries(queries, PromQueryFormat.TABLE)).transformations(
