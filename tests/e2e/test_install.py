@@ -84,11 +84,14 @@ def test_units_are_units(tmp_path: Path) -> None:
     assert complaints == []
 
 
-def flags_of(text: str) -> list[str]:
-    """The daemon's flags in a command line of a manifest."""
-    words = shlex.split(text.replace("\\\n", " ").replace("$$", "$"), comments=False)
-    start = next(place for place, word in enumerate(words) if word.startswith("--metrics"))
-    return [word for word in words[start:] if word != "&"][:4]
+def flags_of(service: dict[str, Any]) -> list[str]:
+    """The daemon's flags in a stack's script, with the defaults of the stack's environment."""
+    text = service["command"][-1].replace("\\\n", " ")
+    for name, value in service["environment"].items():
+        text = text.replace(f"$${name}", re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", value))
+    words = shlex.split(text, comments=True)
+    start = words.index("--metrics-address")
+    return words[start : words.index(">/dev/null", start)]
 
 
 def test_manifests_name_flags_that_there_are(tmp_path: Path) -> None:
@@ -102,13 +105,13 @@ def test_manifests_name_flags_that_there_are(tmp_path: Path) -> None:
     mounted = {one["name"] for one in container["volumeMounts"]}
     assert mounted == {one["name"] for one in pod["volumes"]}
     stack = yaml.safe_load((DEPLOY / "swarm/aruntime.yml").read_text())
-    script = stack["services"]["meter"]["command"][-1]
     config = tmp_path / "none.toml"
     config.touch()
-    for words in (container["args"], flags_of(script)):
+    for words in (container["args"], flags_of(stack["services"]["meter"])):
         chosen = settings.load(parse(DAEMON, [*words, f"--config={config}"]), {})
         assert chosen.meter_cgroups
         assert chosen.metrics_address == "0.0.0.0:9640"
+        assert chosen.web_config == Path("/etc/web/web-config.yml")
 
 
 def test_containerfile_installs_what_is_needed() -> None:

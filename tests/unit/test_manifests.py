@@ -10,8 +10,6 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from aruntime.daemon.settings import FLAGS
-
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 SWARM = DEPLOY / "swarm/aruntime.yml"
 DAEMON_SET = list(yaml.safe_load_all((DEPLOY / "kubernetes/daemonset.yml").read_text()))
@@ -61,15 +59,6 @@ def test_the_meter_has_the_same_rights_everywhere() -> None:
         assert "--privileged" not in text
         assert "--cap-drop ALL" in text
         assert re.findall(r"--cap-add (\w+)", text) == wanted
-
-
-def test_the_flags_are_ours() -> None:
-    """The daemon knows every flag that a manifest gives it."""
-    given = {word.partition("=")[0].removeprefix("--") for word in the_container()["args"]}
-    after_image = SWARM.read_text().split('"$$IMAGE"')[1].split(">")[0]
-    given |= set(re.findall(r"--([\w.-]+)", after_image))
-    assert given == {"metrics-address", "web.config.file", "meter-cgroups"}
-    assert given <= {flag.name for flag in FLAGS}
 
 
 def test_addresses_that_others_reach_ask_for_a_password() -> None:
