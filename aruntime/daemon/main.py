@@ -8,7 +8,6 @@ everything behind it works and closes before anything behind it goes. Which part
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import resource
 import signal
@@ -22,8 +21,10 @@ from aruntime import __version__
 from aruntime.daemon import (
     compose,
     dispatch,
+    garbage,
     journal,
     locks,
+    priority,
     readers,
     sdnotify,
     server,
@@ -106,6 +107,7 @@ def run(chosen: Settings, parsed: Parsed) -> None:
     raise_file_limit()
     sys.setswitchinterval(SWITCH_SECONDS)
     allocator.use_one_arena()
+    priority.prefer()
     ready_fd = parsed.integer("ready-fd")
     if ready_fd >= 0:
         os.set_inheritable(ready_fd, False)
@@ -185,8 +187,7 @@ def readers_door(sockets: contextlib.ExitStack, daemon: Daemon) -> server.Comman
 
 def announce(daemon: Daemon, ready_fd: int) -> None:
     """Tell the log, systemd and whoever started us that the socket answers."""
-    gc.collect()
-    gc.freeze()  # what was imported never becomes garbage: later collections skip it
+    garbage.ShortRounds().begin()
     chosen = daemon.settings
     log.info("ready", version=__version__, socket=str(chosen.socket), root=str(chosen.root))
     sdnotify.notify(sdnotify.READY, f"STATUS=Listening on {chosen.socket}")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 import zlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -26,6 +25,7 @@ from aruntime import __version__
 from aruntime.daemon.web.access import Access
 from aruntime.errors import Unavailable
 from aruntime.metering.export import ScrapeExporter
+from aruntime.metering.pace import Pace
 
 journal = structlog.get_logger()
 
@@ -232,12 +232,12 @@ class MetricsServer:
 
 
 def _make(exporter: ScrapeExporter, content_type: str, packed: bool) -> tuple[bytes, ...]:
-    """Render a page; between two pieces other threads get the interpreter lock."""
-    pieces = []
+    """Render a page, with rests in which other threads get the interpreter lock."""
+    pieces, pace = [], Pace()
     packer = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP_WINDOW_BITS) if packed else None
     for piece in exporter.render(content_type):
         pieces.append(packer.compress(piece) if packer is not None else piece)
-        time.sleep(0)
+        pace.rest()
     if packer is not None:
         pieces.append(packer.flush())
     return tuple(piece for piece in pieces if piece)

@@ -25,6 +25,7 @@ from aruntime.metering.export import ContainerView, DaemonView, LedgerView, View
 from aruntime.metering.health import Health
 from aruntime.metering.host import HostMeter, has_pressure, memory_bytes
 from aruntime.metering.ledger_file import LedgerFile
+from aruntime.metering.pace import paced
 from aruntime.metering.subject import Subject
 from aruntime.metering.totals import Durable, TenantTotals, add_growth
 
@@ -47,7 +48,7 @@ class _Instant(NamedTuple):
 
 def take(file: LedgerFile, subjects: Mapping[str, Subject], frame: Frame) -> View:
     """Take a view now."""
-    for subject in list(subjects.values()):
+    for subject in paced(list(subjects.values())):
         subject.settle()  # not under the file's lock, for which the event loop may wait
     with file.lock:
         durable = file.durable
@@ -55,7 +56,10 @@ def take(file: LedgerFile, subjects: Mapping[str, Subject], frame: Frame) -> Vie
         ledger = _ledger(durable, file.checkpoint)
     instant = _Instant(
         durable,
-        [(subject, steady(account, _committed(durable, subject))) for subject, account in seen],
+        [
+            (subject, steady(account, _committed(durable, subject)))
+            for subject, account in paced(seen)
+        ],
     )
     tenants = tenant_totals(instant.durable, instant.subjects)
     return View(
@@ -106,7 +110,7 @@ def tenant_totals(
     for subject, account in subjects:
         if not subject.removed:
             growing[subject.about.id] = (subject.about.tenant, account)
-    for container_id, (tenant, account) in growing.items():
+    for container_id, (tenant, account) in paced(growing.items()):
         tenants[tenant] = add_growth(
             tenants.get(tenant, TenantTotals()), durable.accounts.get(container_id), account
         )
@@ -137,7 +141,7 @@ def _containers(instant: _Instant, clock: WallClock) -> list[ContainerView]:
             has_pressure=subject.has_pressure,
             polled_ns=clock.at(subject.polled_boot_ns) if subject.polled_boot_ns else 0,
         )
-        for subject, account in instant.subjects
+        for subject, account in paced(instant.subjects)
         if subject.drop_at_ns is None or subject.drop_at_ns > now
     ]
 

@@ -12,8 +12,10 @@ other threads run.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
@@ -23,6 +25,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from aruntime.metering.export import ContainerView, Source, View
+from aruntime.metering.pace import paced
 from aruntime_exporters import summaries
 from aruntime_exporters.families import (
     BASE_LABELS,
@@ -31,6 +34,7 @@ from aruntime_exporters.families import (
     ContainerFamily,
     is_shown,
 )
+from aruntime_exporters.values import One
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -43,7 +47,11 @@ ID_DIGITS = 12
 
 _EOF = b"# EOF\n"
 
-_show: Callable[[float], str] = floatToGoString
+_BASE_TEMPLATE = ",".join(f'{name}="%s"' for name in BASE_LABELS)
+"""Sorted already, as the lines have them."""
+
+_show: Callable[[float], str] = functools.lru_cache(maxsize=4096)(floatToGoString)
+"""A number as both formats have it. Most of the numbers on a page are there many times."""
 _text: Callable[[Collector], bytes] = exposition.generate_latest
 _openmetrics: Callable[[Collector], bytes] = openmetrics.generate_latest
 
@@ -62,18 +70,19 @@ def info_family(containers: Iterable[ContainerView], cgroup_mode: str) -> Metric
         labels=BASE_LABELS,
     )
     for container in containers:
-        about = container.about
-        family.add_metric(
-            base_labels(container),
-            {
-                "image": about.image,
-                "image_digest": about.image_digest,
-                "network_mode": about.network_mode,
-                "cgroup_mode": cgroup_mode,
-                "restart_policy": about.restart_policy,
-            },
-        )
+        family.add_metric(base_labels(container), _attributes(container, cgroup_mode))
     return family
+
+
+def _attributes(container: ContainerView, cgroup_mode: str) -> dict[str, str]:
+    about = container.about
+    return {
+        "image": about.image,
+        "image_digest": about.image_digest,
+        "network_mode": about.network_mode,
+        "cgroup_mode": cgroup_mode,
+        "restart_policy": about.restart_policy,
+    }
 
 
 def container_family(family: ContainerFamily, containers: Iterable[ContainerView]) -> Metric:
@@ -116,6 +125,11 @@ class ViewCollector(Collector):
 def summary_families(view: View) -> Iterator[Metric]:
     """All families that are not rows of the containers' table."""
     yield info_family(view.containers, view.daemon.cgroup_mode)
+    yield from _small_families(view)
+
+
+def _small_families(view: View) -> Iterator[Metric]:
+    """Those that have no sample per container."""
     yield from summaries.tenant_families(view)
     yield from summaries.cost_families(view)
     yield from summaries.daemon_families(view.daemon)
@@ -146,10 +160,15 @@ class PrometheusExporter:
     def render(self, content_type: str) -> Iterator[bytes]:
         """The body in pieces; takes one view. For a worker thread."""
         view = self._source()
-        bases = [_escaped(base_labels(container)) for container in view.containers]
+        bases = [_escaped(base_labels(container)) for container in paced(view.containers)]
+        labels = [_BASE_TEMPLATE % base for base in bases]
         for row in self.collector.families:
-            yield from _render_rows(row, view.containers, bases, content_type)
-        for metric in summary_families(view):
+            if isinstance(row.values, One):
+                yield from _render_singles(row, row.values, view.containers, labels, content_type)
+            else:
+                yield from _render_rows(row, view.containers, bases, content_type)
+        yield from _render_info(view.containers, view.daemon.cgroup_mode, content_type)
+        for metric in _small_families(view):
             yield _render_metric(metric, content_type)
         if content_type == OPENMETRICS:
             yield _EOF
@@ -194,6 +213,28 @@ def _render_metric(metric: Metric, content_type: str) -> bytes:
     return _text(_OneFamily(metric))
 
 
+def _render_singles(
+    row: ContainerFamily,
+    values: One,
+    containers: Sequence[ContainerView],
+    labels: Sequence[str],
+    content_type: str,
+) -> Iterator[bytes]:
+    """As :func:`_render_rows`, of a family with one sample per container."""
+    name, value = row.full_name, values.value
+    header = True
+    for start in range(0, len(containers), CHUNK_SAMPLES):
+        end = start + CHUNK_SAMPLES
+        lines = [
+            f"{name}{{{own}}} {_show(number)}\n"
+            for container, own in zip(containers[start:end], labels[start:end], strict=True)
+            if (number := value(container)) is not None
+        ]
+        if lines:
+            yield _header(row, content_type, header) + "".join(lines).encode()
+            header = False
+
+
 def _render_rows(
     row: ContainerFamily,
     containers: Sequence[ContainerView],
@@ -201,15 +242,14 @@ def _render_rows(
     content_type: str,
 ) -> Iterator[bytes]:
     """Header and samples of one family; nothing if it has no sample."""
-    template, order = _line_template(row)
+    template, pick = _line_template(row)
     lines: list[str] = []
     header = True
     for container, base in zip(containers, bases, strict=True):
-        for extra, value in row.values(container):
-            labels = base + _escaped(extra) if extra else base
-            if order is not None:
-                labels = tuple(labels[place] for place in order)
-            lines.append(template % (*labels, _show(value)))
+        lines += [
+            template % pick((*base, *_escaped_again(extra), _show(value)))
+            for extra, value in row.values(container)
+        ]
         if len(lines) >= CHUNK_SAMPLES:
             yield _header(row, content_type, header) + "".join(lines).encode()
             lines, header = [], False
@@ -221,13 +261,29 @@ def _header(row: ContainerFamily, content_type: str, wanted: bool) -> bytes:
     return _render_metric(container_family(row, ()), content_type) if wanted else b""
 
 
-def _line_template(row: ContainerFamily) -> tuple[str, tuple[int, ...] | None]:
-    """A %-template of one sample line, labels in sorted order, and that order if it matters."""
+def _render_info(
+    containers: Sequence[ContainerView], cgroup_mode: str, content_type: str
+) -> Iterator[bytes]:
+    """Header and samples of :func:`info_family`, the header in any case."""
+    yield _render_metric(info_family((), cgroup_mode), content_type)
+    for start in range(0, len(containers), CHUNK_SAMPLES):
+        lines = []
+        for container in containers[start : start + CHUNK_SAMPLES]:
+            labels = dict(zip(BASE_LABELS, base_labels(container), strict=True))
+            labels |= _attributes(container, cgroup_mode)
+            names = sorted(labels)
+            values = _escaped(labels[name] for name in names)
+            shown = ",".join(map('{}="{}"'.format, names, values))
+            lines.append(f"{PREFIX}container_info{{{shown}}} 1.0\n")
+        yield "".join(lines).encode()
+
+
+def _line_template(row: ContainerFamily) -> tuple[str, itemgetter[Any]]:
+    """A %-template of one sample line, and what puts labels and value into its order."""
     names = (*BASE_LABELS, *row.labels)
-    order = tuple(sorted(range(len(names)), key=names.__getitem__))
+    order = sorted(range(len(names)), key=names.__getitem__)
     labels = ",".join(f'{names[place]}="%s"' for place in order)
-    template = f"{row.full_name}{{{labels}}} %s\n"
-    return template, None if order == tuple(range(len(names))) else order
+    return f"{row.full_name}{{{labels}}} %s\n", itemgetter(*order, len(names))
 
 
 def _escaped(values: Iterable[str]) -> tuple[str, ...]:
@@ -235,3 +291,7 @@ def _escaped(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(
         value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"") for value in values
     )
+
+
+_escaped_again: Callable[[tuple[str, ...]], tuple[str, ...]] = functools.lru_cache(1024)(_escaped)
+"""Of values that many samples have: devices, states."""

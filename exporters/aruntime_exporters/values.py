@@ -22,15 +22,26 @@ Extra = tuple[str, ...]
 Values = Callable[[ContainerView], Iterable[tuple[Extra, Value]]]
 
 
-def one(value: Callable[[ContainerView], Value | None]) -> Values:
-    """A single sample without extra labels."""
+class One:
+    """Values of a family with a single sample and no extra labels: most are such.
 
-    def values(container: ContainerView) -> Iterator[tuple[Extra, Value]]:
-        number = value(container)
+    Attributes:
+        value: the sample's, None where there is none.
+    """
+
+    def __init__(self, value: Callable[[ContainerView], Value | None]) -> None:
+        self.value = value
+
+    def __call__(self, container: ContainerView) -> Iterator[tuple[Extra, Value]]:
+        """As any :data:`Values`; who has many containers to show calls ``value``."""
+        number = self.value(container)
         if number is not None:
             yield (), number
 
-    return values
+
+def one(value: Callable[[ContainerView], Value | None]) -> One:
+    """A single sample without extra labels."""
+    return One(value)
 
 
 def total(path: str, divisor: int = 1) -> Values:
@@ -57,14 +68,16 @@ def counter(name: str, divisor: int = 1) -> Values:
     return one(value)
 
 
-def pressure(name: str) -> Values:
+def pressure(name: str) -> One:
     """A pressure counter; absent where the kernel keeps none."""
-    value = counter(name, US)
+    place = COUNTERS.index(name)
 
-    def values(container: ContainerView) -> Iterable[tuple[Extra, Value]]:
-        return value(container) if container.has_pressure else ()
+    def value(container: ContainerView) -> Value | None:
+        if not container.has_pressure or not container.account.incarnation:
+            return None
+        return container.account.totals.counters[place] / US
 
-    return values
+    return one(value)
 
 
 def _scaled(number: int, divisor: int) -> Value:

@@ -102,6 +102,7 @@ async def write_bill(session: Session, path: str, request: Request) -> None:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 check=False,
+                start_new_session=True,  # with no more weight than anybody (priority.py)
             )
         )
         assert process.stdout is not None
