@@ -3,7 +3,8 @@
 A month of a host with many containers is hundreds of thousands of lines, which neither belong into
 the daemon's memory nor should they take its interpreter. The process reads a :class:`Request` as
 JSON from standard input, the records from the ledger itself, and writes what was asked for to
-standard output once it is whole; a failure is one line on standard error and exit code 1.
+standard output once it is whole; a failure is one line on standard error and exit code 1, a line
+on standard error with exit code 0 a warning.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ import msgspec
 
 from aruntime.daemon.commands.bill_rows import bill_json, bill_table
 from aruntime.daemon.report_page import page
-from aruntime.errors import AruntimeError, Unavailable, os_error_text
+from aruntime.errors import AruntimeError, Conflict, Unavailable, os_error_text
+from aruntime.metering.archive import Archived, bill_of, document_of, latest
 from aruntime.metering.bill import FILE_KIND, Bill, FileExporter, parse_period
 from aruntime.metering.export import exporter_class
 from aruntime.metering.invoicing import make_bill
+from aruntime.metering.issuing import later_records
 from aruntime.metering.ledger_reader import LedgerReader
+from aruntime.metering.price_store import SHORT_VERSION
 from aruntime.metering.prices_parse import parse_book
 from aruntime.metering.record import LedgerRecord
 from aruntime.metering.report import make_report
@@ -32,6 +36,8 @@ MODULE = "aruntime.daemon.bill_process"
 NICE = 10
 PAGE = "page"
 """A format of a request: the page of ``aruntime dashboard``."""
+DOCUMENT = "document"
+"""A format of a request: what is sealed when a bill is issued."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,16 +56,70 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str | None
     format: str
     now_ns: int
+    is_chosen: bool = False
+    """The book was asked for, and is not just the one in force."""
+    number: int = 0
+    """Of the one invoice that is wanted; 0: all."""
 
 
 def make(request: Request) -> Bill:
-    """Read the ledger and rate it.
+    """Read the ledger and rate it, or take the bill that was issued.
+
+    Raises:
+        AruntimeError: as :func:`~aruntime.metering.invoicing.make_bill`; or the bill was issued
+            with other prices than those asked for, or changed since.
+    """
+    with LedgerReader(request.ledger) as reader:
+        stored = latest(reader.bills(request.period), request.period)
+        if stored is None:
+            return _bill(reader, request, _records(reader, request))
+        late = sum(1 for _ in later_records(reader, request.period, stored.seal.head_seq))
+    if late and not request.number:
+        sys.stderr.write(
+            f"{late} records of {request.period} came after its bill was made and are on none:"
+            " was the clock set back?\n"
+        )
+    return _stored_bill(stored, request)
+
+
+def _stored_bill(stored: Archived, request: Request) -> Bill:
+    """The bill of a month that has one for ever, or the part of it that is asked for."""
+    seal = stored.seal
+    try:
+        bill = bill_of(stored)
+    except (ValueError, msgspec.DecodeError) as error:
+        raise Unavailable(
+            f"bill {seal.n} of {seal.period} cannot be shown: {error}; see 'aruntime ledger verify'"
+        ) from error
+    if request.is_chosen and parse_book(request.book, request.book_name).version != (
+        bill.book.version
+    ):
+        raise Conflict(
+            f"{seal.period} was billed for good by price book {bill.book.version[:SHORT_VERSION]}:"
+            " leave --prices out"
+        )
+    wanted = [
+        invoice
+        for invoice_id, invoice in bill.numbered()
+        if request.tenant in (None, invoice.tenant)
+        and (
+            not request.number or (bill.issue and bill.issue.numbers[invoice_id] == request.number)
+        )
+    ]
+    return bill._replace(invoices=tuple(wanted))
+
+
+def make_document(request: Request) -> bytes:
+    """What is to be sealed of a month: what was kept of it, or its bill.
 
     Raises:
         AruntimeError: as :func:`~aruntime.metering.invoicing.make_bill`.
     """
     with LedgerReader(request.ledger) as reader:
-        return _bill(reader, request, _records(reader, request))
+        stored = latest(reader.bills(request.period), request.period)
+        if stored is not None:
+            return stored.document()
+        return document_of(_bill(reader, request, _records(reader, request)))
 
 
 def make_page(request: Request) -> str:
@@ -77,7 +137,12 @@ def make_page(request: Request) -> str:
                 since_ns=window.since_ns, until_ns=window.until_ns, tenant=request.tenant
             )
         )
-        bill = _bill(reader, request, records) if request.book and not rollups else None
+        bill = None
+        stored = latest(reader.bills(request.period), request.period)
+        if stored is not None:
+            bill = _stored_bill(stored, request)
+        elif request.book and not rollups:
+            bill = _bill(reader, request, records)
         report = make_report(
             records,
             rollups,
@@ -137,6 +202,8 @@ def main() -> int:
         request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
         if request.format == PAGE:
             content = make_page(request).encode(errors="replace")
+        elif request.format == DOCUMENT:
+            content = make_document(request)
         else:
             content = rendered(make(request), request.format)
     except AruntimeError as error:

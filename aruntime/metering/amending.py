@@ -1,4 +1,4 @@
-"""Adds a correction to a ledger: what it may amend, whether that month is closed, the writing.
+"""Adds a correction to a ledger: what it may amend, whether its month was issued, the writing.
 
 Runs as the ledger's single writer, so that what was checked is still so when it is written.
 Out of scope: what a correction says and does (:mod:`aruntime.metering.corrections`).
@@ -6,11 +6,10 @@ Out of scope: what a correction says and does (:mod:`aruntime.metering.correctio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from aruntime.errors import Conflict, NotFound
-from aruntime.metering.bill import period_of
 from aruntime.metering.corrections import (
     Amount,
     Author,
@@ -18,6 +17,7 @@ from aruntime.metering.corrections import (
     current_sums,
     voiding,
 )
+from aruntime.metering.issuing import is_closed_in
 from aruntime.metering.ledger_file import LedgerFile
 from aruntime.metering.ledger_reader import LedgerReader
 from aruntime.metering.record import LedgerRecord
@@ -33,16 +33,13 @@ class Wanted(NamedTuple):
     """Nothing of the record shall count; ``amounts`` is empty."""
 
 
-def amend(
-    file: LedgerFile, wanted: Wanted, author: Author, is_closed: Callable[[LedgerRecord], bool]
-) -> LedgerRecord:
+def amend(file: LedgerFile, wanted: Wanted, author: Author) -> LedgerRecord:
     """Write a correction; durable when this returns. Blocks, as one writer among others.
 
     Args:
         file: the ledger.
         wanted: what shall change.
         author: who and why.
-        is_closed: whether the record's month cannot be billed any more.
 
     Returns:
         The correction, with its number and hash.
@@ -53,6 +50,7 @@ def amend(
         InvalidParameter: nothing would change.
         Unavailable: the ledger cannot be read or written; nothing has changed.
     """
+    is_closed = is_closed_in(file)
     with LedgerReader(file.path) as reader:
         record = required(reader, wanted.seq)
         later = reader.records(container_id=record.container_id, after_seq=record.seq)
@@ -100,9 +98,3 @@ def ended_run_ns(reader: LedgerReader, record: LedgerRecord) -> int:
             running_ns += one.running_ns
             is_rounded |= one.kind == "final" and one.end_reason != "host_lost"
     return running_ns if is_rounded else 0
-
-
-def is_over(now_ns: int) -> Callable[[LedgerRecord], bool]:
-    """Tells of records whether the month that they began in is over."""
-    present = period_of(now_ns)
-    return lambda record: period_of(record.wall_start) < present

@@ -9,7 +9,7 @@ Out of scope: rating (:mod:`aruntime.metering.rating`), where records come from.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -66,6 +66,18 @@ def period_of(instant_ns: int) -> Period:
     return Period(moment.year, moment.month)
 
 
+class Issue(NamedTuple):
+    """That a bill was issued: it will never change."""
+
+    n: int
+    """Number of the bill, from 1 without gaps."""
+    time_ns: int
+    """Unix time."""
+    author: str
+    numbers: Mapping[str, int]
+    """Of its invoices, by their ids."""
+
+
 class Bill(NamedTuple):
     """What one host's ledger and price book say is to be paid for a month."""
 
@@ -83,6 +95,11 @@ class Bill(NamedTuple):
     clock_steps: tuple[int, ...] = ()
     """Numbers of the ledger's records that say that the host's clock was set, in order: lines of
     records before and after one may bear the same times."""
+    first_seq: int = 0
+    """Of the lowest record of the ledger that is in it; 0: there is none."""
+    last_seq: int = 0
+    issue: Issue | None = None
+    """None: not issued."""
 
     def numbered(self) -> Iterator[tuple[str, Invoice]]:
         """Invoices with their ids: the same for the same month, tenant, currency and host."""

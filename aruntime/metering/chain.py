@@ -52,7 +52,7 @@ NETWORK_SUMS = (
 )
 """Names of the sums over all interfaces, in the order of a record's ``net``."""
 
-REASONS = ("hour", "period", "demand", "stop", "pruned")
+REASONS = ("hour", "period", "demand", "stop", "pruned", "bill")
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +66,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     time_ns: int
     """Unix time at which it was made."""
     reason: str
-    """``hour``; ``period``: a UTC month is over; ``demand``; ``stop`` of the daemon; ``pruned``."""
+    """``hour``; ``period``: a UTC month is over; ``demand``; ``stop`` of the daemon; ``pruned``;
+    ``bill``: one was stored."""
     seq: int
     """The last record it covers."""
     hash: str
@@ -75,6 +76,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """How many records there ever were up to ``seq``."""
     sums: dict[str, int]
     """Over all of them, by the names of :func:`sums_of`."""
+    bill: str = ""
+    """Hash of the seal of the last bill that was stored; empty before the first."""
     prev: str = ""
     """Hash of the checkpoint before, empty in the first."""
     key: str = ""
@@ -163,10 +166,16 @@ def append(head: Head, host_id: str, records: Iterable[LedgerRecord]) -> tuple[H
     return Head(seq=seq, hash=last, sums=sums, kinds=kinds, estimated=estimated), sealed
 
 
-def signed_bytes(checkpoint: Checkpoint) -> bytes:
-    """What a signature covers: canonical JSON of everything but the signature."""
-    fields = msgspec.structs.asdict(checkpoint)
+def signed_bytes(signed: msgspec.Struct) -> bytes:
+    """What a signature covers: canonical JSON of everything but the signature.
+
+    Args:
+        signed: a checkpoint, or a seal. One from before there were bills says nothing of any.
+    """
+    fields = msgspec.structs.asdict(signed)
     del fields["signature"]
+    if not fields.get("bill", True):
+        del fields["bill"]
     return msgspec.json.encode(fields, order="sorted")
 
 
@@ -201,6 +210,7 @@ def next_checkpoint(
     reason: str,
     at: tuple[int, str, Mapping[str, int]],
     signer: Signs,
+    bill: str = "",
 ) -> Checkpoint:
     """Sign a place in the chain.
 
@@ -210,6 +220,7 @@ def next_checkpoint(
         reason: one of chain.REASONS.
         at: number and hash of the last record that is covered, sums over all up to it.
         signer: the key.
+        bill: hash of the seal of a bill that is stored with it.
     """
     seq, digest, sums = at
     unsigned = Checkpoint(
@@ -222,6 +233,7 @@ def next_checkpoint(
         hash=digest,
         records=seq,
         sums=dict(sums),
+        bill=bill or (before.bill if before is not None else ""),
         prev=checkpoint_hash(before) if before is not None else "",
         key=signer.public,
     )

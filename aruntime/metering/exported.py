@@ -1,8 +1,9 @@
 """A ledger as a file of JSON lines: to hand out, to keep elsewhere, to verify without the host.
 
 The first line names the ledger and says where its chain stood; then come its checkpoints, the sums
-of what was pruned, and its records with their hashes. Whoever has the whole file can check it as
-the host can. A file of some records only (of a tenant, of a time) says so and cannot be checked.
+of what was pruned, the bills that were issued, and its records with their hashes. Whoever has the
+whole file can check it as the host can. A file of some records only (of a tenant, of a time) says
+so and cannot be checked.
 """
 
 from __future__ import annotations
@@ -13,16 +14,23 @@ from typing import TypeVar
 import msgspec
 
 from aruntime.errors import InvalidParameter
+from aruntime.metering.archive import Archived, Seal
 from aruntime.metering.chain import Checkpoint, Head, Rollup
 from aruntime.metering.ledger_reader import LedgerReader
 from aruntime.metering.record import LedgerRecord, canonical
 from aruntime.metering.verifying import Row
 
-HEADER, CHECKPOINT, ROLLUP = "ledger", "checkpoint", "rollup"
+HEADER, CHECKPOINT, ROLLUP, BILL = "ledger", "checkpoint", "rollup", "bill"
 """The ``kind`` of the lines that are no records."""
 FORMAT = 1
 
-Line = TypeVar("Line", Checkpoint, Rollup)
+
+class _BillLine(msgspec.Struct):
+    seal: Seal
+    document: bytes
+
+
+Line = TypeVar("Line", Checkpoint, Rollup, _BillLine)
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +60,12 @@ def checkpoint_line(checkpoint: Checkpoint) -> bytes:
     return msgspec.json.encode(fields, order="sorted") + b"\n"
 
 
+def bill_line(archived: Archived) -> bytes:
+    """A stored bill as a line: its seal, and its document, compressed, in base 64."""
+    fields = {"kind": BILL, "seal": archived.seal, "document": archived.packed}
+    return msgspec.json.encode(fields, order="sorted") + b"\n"
+
+
 def lines(reader: LedgerReader) -> Iterator[bytes]:
     """A whole ledger, as of the beginning of the reader's instant.
 
@@ -64,6 +78,8 @@ def lines(reader: LedgerReader) -> Iterator[bytes]:
     for rollup in reader.rollups():
         fields = {"kind": ROLLUP, **msgspec.structs.asdict(rollup)}
         yield msgspec.json.encode(fields, order="sorted") + b"\n"
+    for bill in reader.bills():
+        yield bill_line(bill)
     for row in reader.rows():
         # As it is stored, so that what is wrong with it goes along.
         yield row.text[:-1] + b',"hash":"' + row.hash.encode() + b'"}\n'
@@ -132,6 +148,15 @@ class ExportedLedger:
             InvalidParameter: a line is not what an export has.
         """
         yield from self._of_kind(ROLLUP, Rollup)
+
+    def bills(self) -> Iterator[Archived]:
+        """Those of the file; to be read to the end before the rows.
+
+        Raises:
+            InvalidParameter: a line is not what an export has.
+        """
+        for one in self._of_kind(BILL, _BillLine):
+            yield Archived(one.seal, one.document)
 
     def rows(self) -> Iterator[Row]:
         """The records.

@@ -62,6 +62,8 @@ def make_bill(
         head_hash=head_hash,
         is_provisional=now_ns < period.end_ns or any(not record.seq for record in records),
         clock_steps=clock_steps_among(reader, records),
+        first_seq=min((record.seq for record in records if record.seq), default=0),
+        last_seq=max((record.seq for record in records), default=0),
     )
 
 

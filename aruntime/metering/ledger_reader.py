@@ -18,6 +18,7 @@ from urllib.parse import quote
 import msgspec
 
 from aruntime.errors import Unavailable
+from aruntime.metering.archive import Archived, Seal
 from aruntime.metering.chain import HOUR_NS, Checkpoint, Head, Rollup
 from aruntime.metering.record import LedgerRecord, decode, genesis
 from aruntime.metering.schema import NEWER_SCHEMA, ROWS, SCHEMA_VERSION, is_ledger, load_head
@@ -25,6 +26,7 @@ from aruntime.metering.verifying import Row
 
 FIRST_WITH_RECORDS = 2
 """The schema that brought the records."""
+FIRST_WITH_BILLS = 3
 
 
 class LedgerReader:
@@ -211,6 +213,25 @@ class LedgerReader:
         with _refusals(self._path):
             for (text,) in self._connection.execute(f"{query} ORDER BY hour_ns", values):
                 yield msgspec.json.decode(text, type=Rollup)
+
+    def seals(self) -> Iterator[Seal]:
+        """What vouches for the bills that are stored, in the order of their numbers."""
+        if self._schema < FIRST_WITH_BILLS:
+            return
+        with _refusals(self._path):
+            for (text,) in self._connection.execute("SELECT seal FROM bills ORDER BY n"):
+                yield msgspec.json.decode(text, type=Seal)
+
+    def bills(self, period: str | None = None) -> Iterator[Archived]:
+        """The bills that are stored, of one month or of all, in the order of their numbers."""
+        if self._schema < FIRST_WITH_BILLS:
+            return
+        query, values = "SELECT seal, document, n, period FROM bills", list[object]()
+        if period is not None:
+            query, values = f"{query} WHERE period = ?", [period]
+        with _refusals(self._path):
+            for text, packed, *place in self._connection.execute(f"{query} ORDER BY n", values):
+                yield Archived(msgspec.json.decode(text, type=Seal), packed, (place[0], place[1]))
 
     def _check(self) -> int:
         """The file's schema.

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from aruntime.errors import Unavailable
+from aruntime.metering.archive import Archived
 from aruntime.metering.chain import Checkpoint, Head, Sealed
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 APPLICATION_ID = 0x61727431
 """``art1``: lets file(1) and us tell a ledger from somebody else's database."""
@@ -89,6 +90,17 @@ SCHEMA_2 = (
 """What the ledger's history needs. ``intervals``: where each container's open interval began;
 ``state``: head of the chain, clock, price version."""
 
+SCHEMA_3 = (
+    """CREATE TABLE bills (
+        n INTEGER PRIMARY KEY,
+        period TEXT NOT NULL,
+        seal TEXT NOT NULL,
+        document BLOB NOT NULL
+    ) STRICT""",
+    "CREATE INDEX bills_by_period ON bills (period, n)",
+)
+"""Bills that were issued, or kept when the records they were made from were deleted."""
+
 ROWS = (
     "SELECT seq, container_id, tenant, wall_start, wall_end, hash, CAST(record AS BLOB)"
     " FROM records ORDER BY seq"
@@ -140,7 +152,10 @@ def _upgrade(connection: sqlite3.Connection, found: int, migrate: Migration) -> 
             host = (str(uuid.uuid4()), time.time_ns())
             connection.execute("INSERT INTO host VALUES (?, ?)", host)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        for statement in SCHEMA_2:
+        if found < 2:
+            for statement in SCHEMA_2:
+                connection.execute(statement)
+        for statement in SCHEMA_3:
             connection.execute(statement)
         if found == 1:
             migrate(connection)
@@ -175,6 +190,13 @@ def insert_checkpoint(connection: sqlite3.Connection, made: Checkpoint) -> None:
     """Store a checkpoint; part of the caller's transaction."""
     text = msgspec.json.encode(made, order="sorted").decode()
     connection.execute("INSERT INTO checkpoints VALUES (?, ?)", (made.n, text))
+
+
+def insert_bill(connection: sqlite3.Connection, made: Archived) -> None:
+    """Store a bill; part of the caller's transaction."""
+    text = msgspec.json.encode(made.seal, order="sorted").decode()
+    values = (made.seal.n, made.seal.period, text, made.packed)
+    connection.execute("INSERT INTO bills VALUES (?, ?, ?, ?)", values)
 
 
 def set_state(connection: sqlite3.Connection, key: str, value: object) -> None:

@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from aruntime.metering.archive import ISSUED, Archived, Seal, bill_of, seal_hash
 from aruntime.metering.chain import (
     Checkpoint,
     Head,
@@ -62,6 +63,7 @@ class Walk:
     Args:
         start: the genesis hash, or where a ``pruned`` checkpoint says that the chain begins.
         checkpoints: each is compared with the chain when the record it covers is reached.
+        seals: of bills; likewise.
 
     Attributes:
         first: the lowest record that is there, 0 without any.
@@ -69,15 +71,21 @@ class Walk:
         sums: over all records there ever were.
     """
 
-    def __init__(self, start: Head, checkpoints: Iterable[Checkpoint] = ()) -> None:
+    def __init__(
+        self, start: Head, checkpoints: Iterable[Checkpoint] = (), seals: Iterable[Seal] = ()
+    ) -> None:
         self.first = 0
         self.seq, self.hash = start.seq, start.hash
         self.sums = dict(start.sums)
         self._whole = True
         self._due: dict[int, list[Checkpoint]] = {}
+        self._billed: dict[int, list[Seal]] = {}
         for checkpoint in checkpoints:
             if checkpoint.seq >= start.seq:
                 self._due.setdefault(checkpoint.seq, []).append(checkpoint)
+        for seal in seals:
+            if seal.head_seq >= start.seq:
+                self._billed.setdefault(seal.head_seq, []).append(seal)
 
     def go(self, rows: Iterable[Row], head: Head | None) -> Iterator[Fault]:
         """Take all records in the order of their numbers, then look what should have come.
@@ -122,10 +130,13 @@ class Walk:
                 yield Fault(where, f"record {self.seq} was another when it was signed")
             elif self._whole and checkpoint.sums != self.sums:
                 yield Fault(where, f"{_unequal(checkpoint.sums, self.sums)} of the records")
+        for seal in self._billed.pop(self.seq, ()):
+            if seal.head_hash != self.hash:
+                yield Fault(f"bill {seal.n}", f"record {self.seq} was another when it was made")
 
     def _end(self, head: Head | None) -> Iterator[Fault]:
         known = head.seq if head is not None else 0
-        last = max([*self._due, known])
+        last = max([*self._due, *self._billed, known])
         if last > self.seq:
             yield Fault(_records(range(self.seq + 1, last + 1)), "missing at the end")
         elif head is None:
@@ -138,8 +149,8 @@ class Walk:
             yield Fault("head", f"{_unequal(head.sums, self.sums)} of the records")
 
 
-Judge = Callable[[Checkpoint], str]
-"""What is wrong with a checkpoint by itself; empty if nothing is."""
+Judge = Callable[[Checkpoint | Seal], str]
+"""What is wrong with a checkpoint or a seal by itself; empty if nothing is."""
 
 
 def judge_of(
@@ -154,13 +165,13 @@ def judge_of(
         is_signed: of public key, text and signature.
     """
 
-    def judge(checkpoint: Checkpoint) -> str:
-        if (checkpoint.host_id, checkpoint.created_ns) != host:
-            return f"is of another ledger, {checkpoint.host_id}"
-        if keys and checkpoint.key not in keys:
-            return f"is signed with key {checkpoint.key}" if checkpoint.key else "is not signed"
-        text = signed_bytes(checkpoint)
-        if checkpoint.key and not is_signed(checkpoint.key, text, checkpoint.signature):
+    def judge(signed: Checkpoint | Seal) -> str:
+        if (signed.host_id, signed.created_ns) != host:
+            return f"is of another ledger, {signed.host_id}"
+        if keys and signed.key not in keys:
+            return f"is signed with key {signed.key}" if signed.key else "is not signed"
+        text = signed_bytes(signed)
+        if signed.key and not is_signed(signed.key, text, signed.signature):
             return "its signature is not of its content"
         return ""
 
@@ -179,6 +190,49 @@ def check_checkpoints(checkpoints: Iterable[Checkpoint], judge: Judge) -> Iterat
         elif reason := judge(checkpoint):
             yield Fault(where, reason)
         number, before = checkpoint.n, checkpoint_hash(checkpoint)
+
+
+def check_bills(
+    bills: Iterable[Archived], checkpoints: Iterable[Checkpoint], judge: Judge
+) -> Iterator[Fault | Seal]:
+    """Check stored bills by themselves: links, signatures, documents, numbers; yields their seals.
+
+    Checkpoints name the last bill of then, so that one that was cut off is missed.
+    """
+    number, before, invoices = 0, "", 0
+    due = dict.fromkeys(one.bill for one in checkpoints if one.bill)
+    for archived in bills:
+        seal = archived.seal
+        if seal.n != number + 1:
+            yield Fault(f"bill {seal.n}", f"comes after bill {number}")
+        elif seal.prev != before:
+            yield Fault(f"bill {seal.n}", f"does not follow the bill {number} that is there")
+        elif reason := judge(seal) or _wrong_bill(archived, invoices):
+            yield Fault(f"bill {seal.n}", reason)
+        number, before = seal.n, seal_hash(seal)
+        invoices = max([invoices, *(one.number for one in seal.invoices)])
+        due.pop(before, None)
+        yield seal
+    if due:
+        yield Fault("bills", f"{len(due)} that checkpoints name are not there")
+
+
+def _wrong_bill(archived: Archived, invoices: int) -> str:
+    """What is wrong with a bill whose seal is right; empty if nothing is."""
+    seal = archived.seal
+    if archived.found_by not in (None, (seal.n, seal.period)):
+        return "the columns it is found by are not what it says"
+    try:
+        bill = bill_of(archived)
+    except (ValueError, msgspec.DecodeError) as error:
+        return str(error)
+    said = [(one.id, one.payable) for one in seal.invoices]
+    if said != [(invoice_id, invoice.payable) for invoice_id, invoice in bill.numbered()]:
+        return "its invoices are not those of its document"
+    numbers = [one.number for one in seal.invoices]
+    if seal.kind == ISSUED and numbers != [*range(invoices + 1, invoices + 1 + len(numbers))]:
+        return f"its invoices are not numbered from {invoices + 1}"
+    return ""
 
 
 def check_witness(
@@ -255,6 +309,7 @@ class Verdict(NamedTuple):
     keys: tuple[str, ...]
     """That signed checkpoints, in order of appearance."""
     faults: tuple[Fault, ...]
+    bills: int = 0
 
 
 class Ledger(Protocol):
@@ -271,6 +326,9 @@ class Ledger(Protocol):
 
     def rollups(self) -> Iterable[Rollup]:
         """The sums of the records that were pruned."""
+
+    def bills(self) -> Iterable[Archived]:
+        """Those that are stored, in the order of their numbers."""
 
     def kept_head(self) -> Head | None:
         """The head kept beside the records, None if it is not known."""
@@ -298,7 +356,13 @@ def verified(
         faults += check_witness(witness, checkpoints, judge)
     start = start_of(genesis(*host), checkpoints)
     faults += _check_rollups(ledger.rollups(), start)
-    walk = Walk(start, checkpoints if witness is None else [*checkpoints, witness])
+    seals = []
+    for found in check_bills(ledger.bills(), checkpoints, judge):
+        if isinstance(found, Fault):
+            faults.append(found)
+        else:
+            seals.append(found)
+    walk = Walk(start, checkpoints if witness is None else [*checkpoints, witness], seals)
     faults += walk.go(ledger.rows(), ledger.kept_head())
     signed = [checkpoint for checkpoint in checkpoints if checkpoint.key]
     return Verdict(
@@ -308,5 +372,6 @@ def verified(
         checkpoints=len(checkpoints),
         signed_until=signed[-1].seq if signed else 0,
         keys=tuple(dict.fromkeys(checkpoint.key for checkpoint in signed)),
+        bills=len(seals),
         faults=tuple(faults),
     )

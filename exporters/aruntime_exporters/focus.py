@@ -88,6 +88,7 @@ def _invoice_values(bill: Bill, invoice_id: str, invoice: Invoice) -> Values:
         "ServiceName": book.service_name,
         "ServiceSubcategory": "Containers",
         "x_HostId": bill.host_id,
+        "x_InvoiceNumber": str(bill.issue.numbers[invoice_id]) if bill.issue is not None else None,
         "x_InvoicePayable": decimal_text(invoice.payable),
         "x_LedgerHeadHash": bill.head_hash,
         "x_LedgerHeadSequence": str(bill.head_seq),

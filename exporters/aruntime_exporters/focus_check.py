@@ -82,6 +82,8 @@ ONE = (
     (("InvoiceId",), "BillingCurrency"),
     (("InvoiceId",), "BillingPeriodStart"),
     (("InvoiceId",), "x_InvoicePayable"),
+    (("InvoiceId",), "x_InvoiceNumber"),
+    (("x_InvoiceNumber", "x_HostId"), "InvoiceId"),
     (("x_HostId",), "x_LedgerHeadHash"),
 )
 """For each value of the first there is one of the second."""

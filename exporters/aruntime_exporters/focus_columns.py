@@ -129,6 +129,7 @@ CUSTOM_COLUMNS = (
     _required("x_HostId"),
     Column("x_ImageDigest"),
     Column("x_Incarnation"),
+    Column("x_InvoiceNumber", "integer"),
     _required("x_InvoicePayable", "decimal"),
     _required("x_LedgerHeadHash"),
     _required("x_LedgerHeadSequence", "integer"),
@@ -144,6 +145,7 @@ CUSTOM_COLUMNS = (
 of the ledger that vouches for it; the run of the container and the exact span in Unix
 nanoseconds, and where the row before it of that run and SKU ended (nothing was charged between);
 how often the host's clock had been set by then; the record that a correction amends;
-its time before and after quantum and minimum; what the invoice says is to be paid."""
+its time before and after quantum and minimum; the invoice's number, once it was issued, and what
+it says is to be paid."""
 
 COLUMNS = FOCUS_COLUMNS + CUSTOM_COLUMNS

@@ -11,21 +11,27 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from aruntime.daemon.bill_process import MODULE, Request
+from aruntime.daemon.bill_process import DOCUMENT, MODULE, Request
 from aruntime.daemon.commands import outputs
-from aruntime.daemon.commands.flags import Command, Flag, Parsed
+from aruntime.daemon.commands.flags import PROGRAM, Command, Flag, Parsed
+from aruntime.daemon.commands.ledger_correct import user_name
 from aruntime.daemon.commands.price import find_book
+from aruntime.daemon.commands.values import escape_controls
 from aruntime.daemon.session import Session
-from aruntime.errors import InvalidParameter, Unavailable
+from aruntime.errors import Conflict, InvalidParameter, Unavailable, UsageError
+from aruntime.metering.archive import ISSUED, Seal
 from aruntime.metering.bill import Period, parse_period, period_of
+from aruntime.metering.issuing import store
 from aruntime.metering.prices import PriceBook
 
 if TYPE_CHECKING:
     from aruntime.daemon.compose import Daemon
+    from aruntime.metering.meter import Meter
 
 PARQUET = "focus-parquet"
 CHUNK_BYTES = 1 << 16
 FORMATS = ("table", "json", "focus-csv", PARQUET)
+COMMAND = [sys.executable, "-P", "-m", MODULE]
 
 
 def wanted_period(parsed: Parsed, now_ns: int) -> Period:
@@ -52,10 +58,68 @@ async def run_bill(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     now_ns = time.time_ns()
     period = wanted_period(parsed, now_ns)
     tenant = parsed.string("tenant") or None
-    store = daemon.pricing.store
-    book = await trio.to_thread.run_sync(find_book, store, parsed.string("prices") or "current")
-    await write_bill(session, path, await request_of(daemon, period, tenant, book, chosen, now_ns))
+    version = parsed.string("prices")
+    books = daemon.pricing.store
+    book = await trio.to_thread.run_sync(find_book, books, version or "current")
+    if parsed.boolean("issue"):
+        if tenant is not None or version:
+            raise UsageError("--issue is for everybody's bill by the book in force: leave --tenant"
+                             " and --prices out")  # fmt: skip
+        await issue(session.uid, daemon, period, book)
+    request = await request_of(daemon, period, tenant, book, chosen, now_ns)
+    request = msgspec.structs.replace(request, is_chosen=bool(version))
+    await write_bill(session, path, request)
     return 0
+
+
+async def issue(uid: int, daemon: Daemon, period: Period, book: PriceBook) -> None:
+    """Store the bill of a month for ever, if that was not done; durable when this returns.
+
+    Raises:
+        InvalidParameter: the month goes on.
+        Conflict: usage of it is not in the ledger yet.
+        Unavailable: the bill cannot be made, the key not be read, or the disk refuses.
+    """
+    now_ns = time.time_ns()
+    if period.end_ns > now_ns:
+        raise InvalidParameter(f"{period} goes on: its bill can be issued when the month is over")
+    request = await request_of(daemon, period, None, book, DOCUMENT, now_ns)
+    if request.open_records:
+        names = ", ".join(sorted({one.name or one.container_id for one in request.open_records}))
+        raise Conflict(
+            f"usage of {period} is not in the ledger yet ({names}): issue it after the next full"
+            " hour"
+        )
+    author = await trio.to_thread.run_sync(user_name, uid)
+    await keep_bill(daemon.meter, request, kind=ISSUED, author=author)
+
+
+async def keep_bill(meter: Meter, request: Request, *, kind: str, author: str = "") -> Seal:
+    """Have a bill made, and store it for ever; durable when this returns.
+
+    Args:
+        meter: whose ledger it is of.
+        request: for a document.
+        kind: ``issued`` or ``kept``.
+        author: who issues it.
+
+    Raises:
+        Conflict: usage of the month came meanwhile.
+        Unavailable: it cannot be made, the key not be read, or the disk refuses.
+    """
+    done = await trio.run_process(
+        COMMAND, stdin=msgspec.json.encode(request), capture_stdout=True, capture_stderr=True,
+        check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise Unavailable(_failure(done.returncode, done.stderr))
+    signer = await trio.to_thread.run_sync(meter.checkpoints.signer)
+    return await meter.books.commits.exclusively(
+        partial(
+            store, meter.books.file, done.stdout, request.period,
+            kind=kind, author=author, signer=signer, now_ns=time.time_ns(),
+        )
+    )  # fmt: skip
 
 
 async def request_of(
@@ -97,7 +161,7 @@ async def write_bill(session: Session, path: str, request: Request) -> None:
         process: trio.Process = await nursery.start(
             partial(
                 trio.run_process,
-                [sys.executable, "-P", "-m", MODULE],
+                COMMAND,
                 stdin=msgspec.json.encode(request),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -114,8 +178,15 @@ async def write_bill(session: Session, path: str, request: Request) -> None:
                     await write(bytes(chunk))
         said = b"".join([chunk async for chunk in process.stderr])
         if code := await process.wait():
-            lines = said.decode(errors="replace").strip().splitlines()
-            raise Unavailable(lines[-1] if lines else f"the bill was not made: exit code {code}")
+            raise Unavailable(_failure(code, said))
+        for line in said.decode(errors="replace").splitlines():
+            await session.err(f"{PROGRAM}: {escape_controls(line)}\n")
+
+
+def _failure(code: int, said: bytes) -> str:
+    """Why the process failed, in its own last words."""
+    lines = said.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"the bill was not made: exit code {code}"
 
 
 COMMANDS = [
@@ -123,6 +194,8 @@ COMMANDS = [
         "bill", "Make the bill of a month", run_bill, "",
         (
             Flag("format", "", "choice", "table", "string", ", ".join(FORMATS), choices=FORMATS),
+            Flag("issue", "", "bool",
+                 help="Issue it: number, sign and keep it, so that it never changes"),
             Flag("output", "o", "string", None, "string", "Write to a file, instead of STDOUT"),
             Flag("period", "", "string", None, "MONTH", "Such as 2026-11 (default this month)"),
             Flag("prices", "", "string", None, "VERSION",
@@ -131,6 +204,7 @@ COMMANDS = [
         ),
         maximum=0, section="management",
         description="The same records and the same price book give the same bill, to the byte.\n"
-        "A bill is provisional until the month is over and all its usage is in the ledger.",
+        "A bill is provisional until the month is over and all its usage is in the ledger; then\n"
+        "it can be issued, and is shown for ever as it was, whatever becomes of records or prices.",
     ),
 ]  # fmt: skip

@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from aruntime.daemon.commands.listing import align
+from aruntime.daemon.commands.values import escape_controls
 from aruntime.daemon.log_reader import rfc3339_nano
 from aruntime.metering.bill import Bill
 from aruntime.metering.price_store import SHORT_VERSION
+from aruntime.metering.prices_check import instant_text
+from aruntime.metering.quantities import NS
 from aruntime.metering.rating import EXACT, PRECISION, Invoice, RatedLine
 
 SHOWN_DECIMALS = Decimal("0.000001")
@@ -33,8 +36,9 @@ class _Sum(NamedTuple):
 def bill_table(bill: Bill) -> str:
     """Write a bill as a table, an invoice after the other, and what vouches for it."""
     lines = [HEADING]
-    for invoice in bill.invoices:
+    for invoice_id, invoice in bill.numbered():
         tenant = invoice.tenant
+        number = f"invoice {bill.issue.numbers[invoice_id]}" if bill.issue is not None else ""
         for one in _by_price(invoice):
             note = " (free)" if one.line.is_free else " (correction)" * one.line.is_correction
             lines.append(
@@ -43,13 +47,23 @@ def bill_table(bill: Bill) -> str:
                 f"{_shown(one.cost)} {invoice.currency}"
             )
         lines.append(f"{tenant}\trounding\t\t\t\t\t{_shown(invoice.adjustment)} {invoice.currency}")
-        lines.append(f"{tenant}\tTO BE PAID\t\t\t\t\t{invoice.payable:f} {invoice.currency}")
-    state = "provisional: not all of the month's usage is in the ledger" * bill.is_provisional
+        due = "CREDIT" if invoice.payable < 0 else "TO BE PAID"
+        lines.append(f"{tenant}\t{due}\t{number}\t\t\t\t{invoice.payable:f} {invoice.currency}")
     return (
         align(lines)
-        + f"\n{bill.period} {state or 'final'}; price book {bill.book.version[:SHORT_VERSION]};"
+        + f"\n{bill.period} {_state(bill)}; price book {bill.book.version[:SHORT_VERSION]};"
         + f" ledger record {bill.head_seq} {bill.head_hash}\n"
     )
+
+
+def _state(bill: Bill) -> str:
+    """Whether it may still change."""
+    if bill.issue is not None:
+        when = instant_text(bill.issue.time_ns // NS * NS)
+        return f"issued {when} by {escape_controls(bill.issue.author)} as bill {bill.issue.n}"
+    if bill.is_provisional:
+        return "provisional: not all of the month's usage is in the ledger"
+    return "final"
 
 
 def _by_price(invoice: Invoice) -> list[_Sum]:
@@ -78,21 +92,36 @@ def bill_json(bill: Bill) -> str:
         "Start": rfc3339_nano(bill.period.start_ns),
         "End": rfc3339_nano(bill.period.end_ns),
         "Provisional": bill.is_provisional,
+        "Issued": _issued(bill),
         "HostID": bill.host_id,
         "LedgerHeadSequence": bill.head_seq,
         "LedgerHeadHash": bill.head_hash,
         "PriceBookVersion": bill.book.version,
         "PriceBookName": bill.book.name,
         "Invoices": [
-            _invoice(invoice_id, invoice, bill.head_hash) for invoice_id, invoice in bill.numbered()
+            _invoice(bill, invoice_id, invoice) for invoice_id, invoice in bill.numbered()
         ],
     }
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
 
 
-def _invoice(invoice_id: str, invoice: Invoice, head_hash: str) -> dict[str, Any]:
+def _issued(bill: Bill) -> dict[str, Any] | None:
+    if bill.issue is None:
+        return None
+    return {
+        "Number": bill.issue.n,
+        "Time": rfc3339_nano(bill.issue.time_ns),
+        "By": bill.issue.author,
+        "FirstSequence": bill.first_seq,
+        "LastSequence": bill.last_seq,
+    }
+
+
+def _invoice(bill: Bill, invoice_id: str, invoice: Invoice) -> dict[str, Any]:
     return {
         "InvoiceID": invoice_id,
+        "Number": bill.issue.numbers[invoice_id] if bill.issue is not None else None,
+        "Kind": "credit note" if invoice.payable < 0 else "invoice",
         "Tenant": invoice.tenant,
         "AccountName": invoice.account_name,
         "Issuer": invoice.invoice_issuer,
@@ -101,7 +130,7 @@ def _invoice(invoice_id: str, invoice: Invoice, head_hash: str) -> dict[str, Any
         "Adjustment": _text(invoice.adjustment),
         "Payable": _text(invoice.payable),
         "Rounding": invoice.rounding,
-        "LedgerHeadHash": head_hash,
+        "LedgerHeadHash": bill.head_hash,
         "Lines": [_line(line) for line in invoice.lines],
     }
 

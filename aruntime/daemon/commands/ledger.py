@@ -100,6 +100,7 @@ class _Cancellable:
         self.host = ledger.host
         self.checkpoints = ledger.checkpoints
         self.rollups = ledger.rollups
+        self.bills = ledger.bills
         self.kept_head = ledger.kept_head
         self._rows = ledger.rows
 

@@ -14,7 +14,7 @@ from aruntime.daemon.commands.ledger_rows import records_text
 from aruntime.daemon.commands.values import escape_controls
 from aruntime.daemon.session import Session
 from aruntime.errors import InvalidParameter, UsageError
-from aruntime.metering.amending import Wanted, amend, is_over
+from aruntime.metering.amending import Wanted, amend
 from aruntime.metering.bill import period_of
 from aruntime.metering.clock import boottime_ns
 from aruntime.metering.corrections import Author, change_text, parse_amount
@@ -32,11 +32,9 @@ async def run_correct(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     books = daemon.meter.books
     await books.commits.commit()  # so that a record that waits has its number
     now_ns = time.time_ns()
-    name = await trio.to_thread.run_sync(name_of, session.uid)
+    name = await trio.to_thread.run_sync(user_name, session.uid)
     author = Author(name, reason, now_ns, books.boot_id, boottime_ns())
-    made = await books.commits.exclusively(
-        partial(amend, books.file, wanted, author, is_over(now_ns))
-    )
+    made = await books.commits.exclusively(partial(amend, books.file, wanted, author))
     if shown := parsed.string("format"):
         await session.out(records_text([made], shown, heading=True))
     else:
@@ -87,7 +85,7 @@ def reason_of(parsed: Parsed) -> str:
     return reason
 
 
-def name_of(uid: int) -> str:
+def user_name(uid: int) -> str:
     """Return a user's name, by the kernel's word of who asks; the number without one. Blocks."""
     try:
         return pwd.getpwuid(uid).pw_name

@@ -145,6 +145,7 @@ def verdict_text(found: Verdict, name: str, shown: str) -> str:
         UsageError: a template that cannot be parsed or names an unknown field.
     """
     fields = {
+        "Bills": found.bills,
         "Checkpoints": found.checkpoints,
         "Faults": [str(fault) for fault in found.faults],
         "First": found.first,

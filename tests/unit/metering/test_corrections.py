@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aruntime.errors import AruntimeError, Conflict, InvalidParameter, NotFound
-from aruntime.metering.amending import Wanted, amend, is_over
+from aruntime.metering.amending import Wanted, amend
 from aruntime.metering.chain import sums_of
 from aruntime.metering.corrections import (
     Amount,
@@ -41,11 +41,6 @@ LATE = NOVEMBER.end_ns + 5
 CLERK = Author("clerk", "counted twice", LATE, "boot", 7)
 
 
-def open_month(_record: LedgerRecord) -> bool:
-    """No month is closed."""
-    return False
-
-
 def amended(
     path: Path, seq: int, *amounts: Amount, is_void: bool = False, author: Author = CLERK
 ) -> LedgerRecord:
@@ -53,7 +48,7 @@ def amended(
     file = LedgerFile(str(path / "ledger.db"))
     file.open()
     try:
-        return amend(file, Wanted(seq, amounts, is_void), author, open_month)
+        return amend(file, Wanted(seq, amounts, is_void), author)
     finally:
         file.close()
 
@@ -124,7 +119,7 @@ def test_a_full_disk_drops_it(tmp_path: Path) -> None:
     assert file._connection is not None
     file._connection.execute("PRAGMA query_only = 1")
     with pytest.raises(AruntimeError, match="cannot write to the ledger"):
-        amend(file, Wanted(1, [parse_amount("cpu_used=-1")]), CLERK, open_month)
+        amend(file, Wanted(1, [parse_amount("cpu_used=-1")]), CLERK)
     file._connection.execute("PRAGMA query_only = 0")
     assert file.write([], []) is None
     file.close()
@@ -155,8 +150,6 @@ def test_earlier_corrections_count(tmp_path: Path) -> None:
 def test_where_it_counts() -> None:
     """With its record in a month that can still be billed, at its own instant after that."""
     record = records_of_days(1, runs=1)[0]
-    assert not is_over(NOVEMBER.end_ns - 1)(record)
-    assert is_over(NOVEMBER.end_ns)(record)
     late = correction(record, late_ns=LATE, proc_read=5)
     assert (late.wall_start, late.wall_end) == (LATE, LATE)
     assert folded([record, late]) == [record, late]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from aruntime.errors import InvalidParameter
 from aruntime.metering import exported
+from aruntime.metering.archive import Archived
 from aruntime.metering.chain import (
     Checkpoint,
     Head,
@@ -57,6 +58,10 @@ class Kept(NamedTuple):
         return self.marks
 
     def rollups(self) -> list[Rollup]:
+        """See verifying.Ledger."""
+        return []
+
+    def bills(self) -> list[Archived]:
         """See verifying.Ledger."""
         return []
 
