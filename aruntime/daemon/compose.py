@@ -26,6 +26,7 @@ import trio
 from aruntime.cgroups.detect import detect
 from aruntime.cgroups.driver import Driver, open_driver
 from aruntime.daemon import adoption, committing, etc_files, exporting, foreign, networking
+from aruntime.daemon.billing import BillKeeper
 from aruntime.daemon.commands.registry import Registry
 from aruntime.daemon.events import Events
 from aruntime.daemon.metrics_http import MetricsServer
@@ -222,6 +223,7 @@ async def opened_pricing(settings: Settings, meter: Meter) -> AsyncIterator[Pric
     """Price what the meter counts while the block runs."""
     pricing = Pricing(settings.root, meter)
     await pricing.open()
+    meter.checkpoints.keep_bills = BillKeeper(meter, pricing).keep
     async with running(pricing.run):
         if settings.prices is not None:
             await pricing.load_file(str(settings.prices))

@@ -92,7 +92,8 @@ def required(reader: LedgerReader, seq: int) -> LedgerRecord:
 
 def ended_run_ns(reader: LedgerReader, record: LedgerRecord) -> int:
     """Running time of the record's whole run, if it ended and is rounded up; else 0."""
-    running_ns, is_rounded = 0, False
+    is_rounded = False
+    running_ns = reader.pruned_running_ns(record.container_id, record.incarnation)
     for one in reader.records(container_id=record.container_id):
         if one.incarnation == record.incarnation:
             running_ns += one.running_ns

@@ -102,6 +102,14 @@ class Rollup(msgspec.Struct, frozen=True, kw_only=True):
     estimated: int
     """How many of the records were estimated."""
     sums: dict[str, int]
+    runs: dict[str, int] = {}
+    """Running time by incarnation: what quantum and minimum of a run that goes on will need. Empty
+    where it is not known: of records that were deleted before it was kept, of sums for ever."""
+
+    @property
+    def has_runs(self) -> bool:
+        """Whether ``runs`` is known."""
+        return bool(self.runs) or not self.sums.get("running_ns")
 
 
 def sums_of(record: LedgerRecord) -> dict[str, int]:

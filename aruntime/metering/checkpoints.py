@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from aruntime.errors import AruntimeError, Unavailable, os_error_text
 from aruntime.metering.books import Books
 from aruntime.metering.chain import Checkpoint, Signs, Unsigned, next_checkpoint
 from aruntime.metering.clock import boottime_ns
-from aruntime.metering.retention import Retention, prune
+from aruntime.metering.retention import DAY_NS, Retention, prune
 from aruntime.metering.schema import insert_checkpoint
 
 log = structlog.get_logger()
@@ -48,6 +49,9 @@ class Checkpoints:
         self._key = key
         self._keep = keep
         self._signer: Signs | None = None
+        self.keep_bills: Callable[[int], Awaitable[int]] | None = None
+        """Keeps the bills of months with records that ended before an instant (Unix ns), and says
+        before which instant records may go; None: all may."""
 
     async def run(self) -> None:
         """Make one after each full hour, for ever; the key is made or read at once."""
@@ -90,9 +94,12 @@ class Checkpoints:
         """
         signer = await trio.to_thread.run_sync(self.signer)
         now_ns = self._books.clock.at(boottime_ns())
+        before_ns = now_ns - self._keep.record_days * DAY_NS
+        if self.keep_bills is not None:
+            before_ns = min(before_ns, await self.keep_bills(before_ns))
         done = 0
         while some := await self._books.commits.exclusively(
-            partial(prune, self._books.file, signer, self._keep, now_ns)
+            partial(prune, self._books.file, signer, self._keep, now_ns, before_ns=before_ns)
         ):
             done += some
         return done

@@ -14,6 +14,7 @@ from aruntime.metering.bill import Bill, Period
 from aruntime.metering.charges import Run, history_needed
 from aruntime.metering.ledger_reader import LedgerReader
 from aruntime.metering.prices import PriceBook
+from aruntime.metering.prices_check import instant_text
 from aruntime.metering.rating import invoice, rate
 from aruntime.metering.record import LedgerRecord
 
@@ -40,9 +41,11 @@ def make_bill(
     """
     pruned = next(reader.rollups(since_ns=period.start_ns, until_ns=period.end_ns), None)
     if pruned is not None:
+        since, until = instant_text(period.start_ns), instant_text(period.end_ns)
         raise Unavailable(
-            f"records of {period} were rolled up and deleted, and a bill is made from records:"
-            " use the bill that was made then"
+            f"records of {period} were rolled up and deleted before its bill was kept, since no"
+            f" price book was in force then: 'aruntime usage --since {since} --until {until}' has"
+            " their sums"
         )
     lines = rate(
         records,
@@ -75,7 +78,7 @@ def time_before(
     sums: dict[Run, int] = {}
     for run in sorted(history_needed(records)):
         container_id, incarnation = run
-        sums[run] = sum(
+        sums[run] = reader.pruned_running_ns(container_id, incarnation, start_ns) + sum(
             record.running_ns
             for record in reader.records(container_id=container_id, until_ns=start_ns)
             if record.incarnation == incarnation and record.seq not in given

@@ -27,6 +27,8 @@ from aruntime.metering.verifying import Row
 FIRST_WITH_RECORDS = 2
 """The schema that brought the records."""
 FIRST_WITH_BILLS = 3
+NEVER_NS = (1 << 63) - 1
+"""The last instant that the file can hold."""
 
 
 class LedgerReader:
@@ -213,6 +215,30 @@ class LedgerReader:
         with _refusals(self._path):
             for (text,) in self._connection.execute(f"{query} ORDER BY hour_ns", values):
                 yield msgspec.json.decode(text, type=Rollup)
+
+    def pruned_running_ns(
+        self, container_id: str, incarnation: str, before_ns: int = NEVER_NS
+    ) -> int:
+        """Running time of a run in records that were deleted and began before an instant.
+
+        Of the hours that are still kept; a run that is older than those is not known whole.
+        """
+        if self._schema < FIRST_WITH_RECORDS:
+            return 0
+        query = "SELECT rollup FROM rollups WHERE container_id = ? AND hour_ns < ?"
+        with _refusals(self._path):
+            rows = self._connection.execute(query, (container_id, before_ns))
+            found = (msgspec.json.decode(text, type=Rollup) for (text,) in rows)
+            return sum(one.runs.get(incarnation, 0) for one in found)
+
+    def oldest_usage_ns(self, before_ns: int) -> int | None:
+        """When the earliest usage began of records that ended before an instant; None without."""
+        if self._schema < FIRST_WITH_RECORDS:
+            return None
+        query = "SELECT min(wall_start) FROM records WHERE wall_end < ? AND container_id <> ''"
+        with _refusals(self._path):
+            found: int | None = self._connection.execute(query, (before_ns,)).fetchone()[0]
+        return found
 
     def seals(self) -> Iterator[Seal]:
         """What vouches for the bills that are stored, in the order of their numbers."""

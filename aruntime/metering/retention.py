@@ -50,7 +50,9 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     rollup_days: int = ROLLUP_DAYS
 
 
-def prune(file: LedgerFile, signer: Signs, keep: Retention, now_ns: int) -> int:
+def prune(
+    file: LedgerFile, signer: Signs, keep: Retention, now_ns: int, *, before_ns: int | None = None
+) -> int:
     """Let go of some of what is too old; how many records and roll-ups. Call until it is 0.
 
     Blocks, as one writer of the file among others.
@@ -60,13 +62,16 @@ def prune(file: LedgerFile, signer: Signs, keep: Retention, now_ns: int) -> int:
         signer: of the new beginning.
         keep: how long.
         now_ns: Unix time.
+        before_ns: records that ended later stay, however long they were kept.
 
     Raises:
         Unavailable: the chain is not what was written, or the disk refuses; nothing has changed.
     """
+    old_ns = now_ns - keep.record_days * DAY_NS
+    before_ns = old_ns if before_ns is None else min(old_ns, before_ns)
     try:
         with file.transaction() as connection:
-            rows = list(_expired(connection, keep, now_ns))
+            rows = list(_expired(connection, before_ns, now_ns))
             if not rows:
                 return _fold(connection, now_ns - keep.rollup_days * DAY_NS)
             walk = Walk(_start(connection, file))
@@ -106,6 +111,7 @@ def rollups_of(records: Iterable[LedgerRecord]) -> dict[tuple[int, str, str, str
             last_seq=record.seq,
             estimated=int(bool(record.estimated)),
             sums=sums_of(record),
+            runs={record.incarnation: record.running_ns} if record.running_ns else {},
         )
         key = (hour_ns, one.tenant, one.container_id, one.price_version)
         found[key] = joined(found[key], one) if key in found else one
@@ -121,15 +127,15 @@ def joined(first: Rollup, second: Rollup) -> Rollup:
         last_seq=max(first.last_seq, second.last_seq),
         estimated=first.estimated + second.estimated,
         sums=add_sums(first.sums, second.sums),
+        runs=add_sums(first.runs, second.runs) if first.has_runs and second.has_runs else {},
     )
 
 
-def _expired(connection: sqlite3.Connection, keep: Retention, now_ns: int) -> Iterator[Row]:
+def _expired(connection: sqlite3.Connection, before_ns: int, now_ns: int) -> Iterator[Row]:
     """The oldest records, as far as they and a checkpoint that covers them are too old.
 
     A record that a clock gone wrong has dated into the future is as old as its neighbours.
     """
-    before_ns = now_ns - keep.record_days * DAY_NS
 
     def is_old(row: Row) -> bool:
         return row.wall_end < before_ns or row.wall_end > now_ns
@@ -184,6 +190,6 @@ def _fold(connection: sqlite3.Connection, before_ns: int) -> int:
             " AND price_version = ?",
             key,
         )
-        whole = msgspec.structs.replace(old, hour_ns=FOR_EVER, container_id="", name="")
+        whole = msgspec.structs.replace(old, hour_ns=FOR_EVER, container_id="", name="", runs={})
         _merge(connection, [whole])
     return len(texts)

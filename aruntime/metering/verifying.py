@@ -260,6 +260,8 @@ def _check_rollups(rollups: Iterable[Rollup], start: Head) -> Iterator[Fault]:
     """Hold the sums of pruned records against what the checkpoint at the chain's beginning says."""
     records, sums = 0, dict[str, int]()
     for one in rollups:
+        if one.runs and sum(one.runs.values()) != one.sums.get("running_ns", 0):
+            yield Fault("roll-ups", f"those of the runs of {one.container_id} are not their sum")
         records += one.records
         sums = add_sums(sums, one.sums)
     if records != start.seq:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from aruntime.daemon.bill_process import DOCUMENT, MODULE, Request
+from aruntime.daemon.bill_process import DOCUMENT, Request
+from aruntime.daemon.billing import COMMAND, failure, keep_bill, request_of
 from aruntime.daemon.commands import outputs
 from aruntime.daemon.commands.flags import PROGRAM, Command, Flag, Parsed
 from aruntime.daemon.commands.ledger_correct import user_name
@@ -19,19 +19,16 @@ from aruntime.daemon.commands.price import find_book
 from aruntime.daemon.commands.values import escape_controls
 from aruntime.daemon.session import Session
 from aruntime.errors import Conflict, InvalidParameter, Unavailable, UsageError
-from aruntime.metering.archive import ISSUED, Seal
+from aruntime.metering.archive import ISSUED
 from aruntime.metering.bill import Period, parse_period, period_of
-from aruntime.metering.issuing import store
 from aruntime.metering.prices import PriceBook
 
 if TYPE_CHECKING:
     from aruntime.daemon.compose import Daemon
-    from aruntime.metering.meter import Meter
 
 PARQUET = "focus-parquet"
 CHUNK_BYTES = 1 << 16
 FORMATS = ("table", "json", "focus-csv", PARQUET)
-COMMAND = [sys.executable, "-P", "-m", MODULE]
 
 
 def wanted_period(parsed: Parsed, now_ns: int) -> Period:
@@ -66,7 +63,7 @@ async def run_bill(session: Session, parsed: Parsed, daemon: Daemon) -> int:
             raise UsageError("--issue is for everybody's bill by the book in force: leave --tenant"
                              " and --prices out")  # fmt: skip
         await issue(session.uid, daemon, period, book)
-    request = await request_of(daemon, period, tenant, book, chosen, now_ns)
+    request = await request_of(daemon.meter, daemon.pricing, period, tenant, book, chosen, now_ns)
     request = msgspec.structs.replace(request, is_chosen=bool(version))
     await write_bill(session, path, request)
     return 0
@@ -83,7 +80,7 @@ async def issue(uid: int, daemon: Daemon, period: Period, book: PriceBook) -> No
     now_ns = time.time_ns()
     if period.end_ns > now_ns:
         raise InvalidParameter(f"{period} goes on: its bill can be issued when the month is over")
-    request = await request_of(daemon, period, None, book, DOCUMENT, now_ns)
+    request = await request_of(daemon.meter, daemon.pricing, period, None, book, DOCUMENT, now_ns)
     if request.open_records:
         names = ", ".join(sorted({one.name or one.container_id for one in request.open_records}))
         raise Conflict(
@@ -92,60 +89,6 @@ async def issue(uid: int, daemon: Daemon, period: Period, book: PriceBook) -> No
         )
     author = await trio.to_thread.run_sync(user_name, uid)
     await keep_bill(daemon.meter, request, kind=ISSUED, author=author)
-
-
-async def keep_bill(meter: Meter, request: Request, *, kind: str, author: str = "") -> Seal:
-    """Have a bill made, and store it for ever; durable when this returns.
-
-    Args:
-        meter: whose ledger it is of.
-        request: for a document.
-        kind: ``issued`` or ``kept``.
-        author: who issues it.
-
-    Raises:
-        Conflict: usage of the month came meanwhile.
-        Unavailable: it cannot be made, the key not be read, or the disk refuses.
-    """
-    done = await trio.run_process(
-        COMMAND, stdin=msgspec.json.encode(request), capture_stdout=True, capture_stderr=True,
-        check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise Unavailable(_failure(done.returncode, done.stderr))
-    signer = await trio.to_thread.run_sync(meter.checkpoints.signer)
-    return await meter.books.commits.exclusively(
-        partial(
-            store, meter.books.file, done.stdout, request.period,
-            kind=kind, author=author, signer=signer, now_ns=time.time_ns(),
-        )
-    )  # fmt: skip
-
-
-async def request_of(
-    daemon: Daemon,
-    period: Period,
-    tenant: str | None,
-    book: PriceBook | None,
-    chosen: str,
-    now_ns: int,
-) -> Request:
-    """Ask for a month, with what is not in the ledger yet, as of now."""
-    behind = await daemon.meter.rounds.up_to_now()
-    text = b""
-    if book is not None:
-        text = await trio.to_thread.run_sync(daemon.pricing.store.text, book.version)
-    return Request(
-        ledger=daemon.meter.ledger_path,
-        head_seq=behind.head_seq,
-        open_records=behind.within(period.start_ns, period.end_ns, tenant),
-        book=text.decode(),
-        book_name=book.name if book is not None else "",
-        period=str(period),
-        tenant=tenant,
-        format=chosen,
-        now_ns=now_ns,
-    )
 
 
 async def write_bill(session: Session, path: str, request: Request) -> None:
@@ -178,15 +121,9 @@ async def write_bill(session: Session, path: str, request: Request) -> None:
                     await write(bytes(chunk))
         said = b"".join([chunk async for chunk in process.stderr])
         if code := await process.wait():
-            raise Unavailable(_failure(code, said))
+            raise Unavailable(failure(code, said))
         for line in said.decode(errors="replace").splitlines():
             await session.err(f"{PROGRAM}: {escape_controls(line)}\n")
-
-
-def _failure(code: int, said: bytes) -> str:
-    """Why the process failed, in its own last words."""
-    lines = said.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"the bill was not made: exit code {code}"
 
 
 COMMANDS = [

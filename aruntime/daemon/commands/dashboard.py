@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from aruntime.daemon.bill_process import PAGE
-from aruntime.daemon.commands.bill import request_of, wanted_period, write_bill
+from aruntime.daemon.billing import request_of
+from aruntime.daemon.commands.bill import wanted_period, write_bill
 from aruntime.daemon.commands.flags import Command, Flag, Parsed
 from aruntime.daemon.session import Session
 from aruntime.errors import UsageError
@@ -23,7 +24,8 @@ async def run_dashboard(session: Session, parsed: Parsed, daemon: Daemon) -> int
     now_ns = time.time_ns()
     period, tenant = wanted_period(parsed, now_ns), parsed.string("tenant") or None
     book = daemon.pricing.store.book
-    await write_bill(session, path, await request_of(daemon, period, tenant, book, PAGE, now_ns))
+    request = await request_of(daemon.meter, daemon.pricing, period, tenant, book, PAGE, now_ns)
+    await write_bill(session, path, request)
     return 0
 
 

@@ -266,3 +266,15 @@ def test_sums_survive_any_grouping(records: list[LedgerRecord], cut: int) -> Non
     assert merged == whole
     assert raw == hourly == by_day
     assert sum(one.records for one in whole.values()) == len(records)
+
+
+def test_runs_of_hours_that_were_kept_before_are_not_guessed() -> None:
+    """A roll-up of an older file has none: with it, the hour's runs are not known."""
+    (new,) = rollups_of([usage(NOW, running_ns=5, incarnation="boot:1:2")]).values()
+    old = msgspec.structs.replace(new, runs={})
+    idle = msgspec.structs.replace(new, runs={}, sums={})
+    assert new.runs == {"boot:1:2": 5}
+    assert joined(new, new).runs == {"boot:1:2": 10}
+    assert joined(old, new).runs == joined(new, old).runs == {}
+    assert joined(idle, new).runs == new.runs
+    assert (new.has_runs, old.has_runs, idle.has_runs) == (True, False, True)
