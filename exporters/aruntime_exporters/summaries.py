@@ -29,7 +29,8 @@ CONTROLLERS = ("cpuacct", "cpu", "memory", "blkio", "pids", "io", "cgroup", "net
 
 TENANT_COUNTERS: tuple[tuple[str, str, Callable[[TenantTotals], Value]], ...] = (
     (
-        "container_seconds", "Time containers of the tenant were alive, running or paused.",
+        "container_seconds",
+        "Time containers of the tenant were alive, running or paused, as of the last commit.",
         lambda t: t.container_ns / NS,
     ),
     (
@@ -58,7 +59,10 @@ TENANT_COUNTERS: tuple[tuple[str, str, Callable[[TenantTotals], Value]], ...] = 
         "network_egress_bytes", "Bytes of packets that left the host.",
         lambda t: t.network_egress_bytes,
     ),
-    ("paused_seconds", "Time containers of the tenant were frozen.", lambda t: t.paused_ns / NS),
+    (
+        "paused_seconds", "Time containers of the tenant were frozen, as of the last commit.",
+        lambda t: t.paused_ns / NS,
+    ),
 )  # fmt: skip
 """Name after ``tenant_``, help, value."""
 

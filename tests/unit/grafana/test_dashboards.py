@@ -107,6 +107,20 @@ def test_rules_ask_for_what_is_exported(rule: dict[str, Any]) -> None:
     check(rule.get("alert") or rule["record"], rule["expr"], known)
 
 
+def test_rates_of_what_is_committed_are_taken_over_minutes(board: dict[str, Any]) -> None:
+    """What docs/metering.md marks as of the last commit moves every ten seconds only."""
+    rows = dashboards.METRICS_PAGE.read_text().splitlines()
+    marked = "|".join(
+        line.split("`")[1] for line in rows if re.match(r"\| `.*as of the last commit", line)
+    )
+    assert marked.count("|") > 8
+    rate = re.compile(rf"rate\(({marked})\b[^)]*__rate_interval")
+    for panel in dashboards.panels(board):
+        for target in panel["targets"]:
+            is_slow = rate.search(target["expr"]) is not None
+            assert (target.get("interval") == "30s") == is_slow, panel["title"]
+
+
 def check(place: str, expr: str, known: dict[str, frozenset[str]]) -> None:
     """Fail if an expression names a metric or label that nobody exports."""
     names: set[str] = set()
