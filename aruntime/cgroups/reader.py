@@ -35,6 +35,16 @@ class Reader(Protocol):
         """Read the billed numbers alone; None when the cgroup is gone."""
         ...
 
+    def read_still(self) -> FastStats | None:
+        """Read the billed numbers if the cgroup has stood still since the last :meth:`read`.
+
+        Then it has used no CPU time, and neither its memory nor its block I/O nor its time frozen
+        has changed, which others may do to it: whatever else ``read`` says is what it said, but
+        limits, which anybody may write, and pressure, which grows while tasks wait. None: call
+        ``read``, for something has changed, the cgroup is gone, or this reader cannot tell.
+        """
+        ...
+
     def close(self) -> None:
         """Close all descriptors; calling it again does nothing."""
         ...
@@ -235,9 +245,10 @@ class PidsFiles:
 class UnifiedFiles:
     """What a cgroup2 directory tells without any controller: pressure and frozen time."""
 
-    __slots__ = ("_local", "_pressure")
+    __slots__ = ("_frozen_mark", "_local", "_pressure")
 
     def __init__(self, files: CounterFiles, directory: str) -> None:
+        self._frozen_mark = hash(b"")
         self._pressure = tuple(
             files.file(directory, f"{name}.pressure", optional=True)
             for name in ("cpu", "memory", "io")
@@ -255,4 +266,9 @@ class UnifiedFiles:
     def read_frozen_usec(self) -> int | None:
         """Read the time frozen, None before Linux 6.18."""
         text = self._local.read_optional()
+        self._frozen_mark = hash(text)
         return find_keyed(text, b"frozen_usec") if b"frozen_usec" in text else None
+
+    def is_frozen_time_still(self) -> bool:
+        """Whether the time frozen is what it was at the last reading."""
+        return hash(self._local.read_optional()) == self._frozen_mark

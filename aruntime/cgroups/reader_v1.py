@@ -66,6 +66,7 @@ class V1Reader:
     __slots__ = (
         "_blkio",
         "_cpu",
+        "_cpu_ns",
         "_cpuacct",
         "_files",
         "_memory",
@@ -78,6 +79,7 @@ class V1Reader:
 
     def __init__(self, cgroup: Cgroup, sources: BlockSources, *, keep_open: bool = True) -> None:
         self._files = CounterFiles(keep_open)
+        self._cpu_ns = -1
         try:
             self._open(cgroup, sources)
         except BaseException:
@@ -121,6 +123,23 @@ class V1Reader:
             return None
         return FastStats(usage, used, inactive_file(text))
 
+    def read_still(self) -> FastStats | None:
+        """Read the billed numbers if the cgroup has stood still since the last :meth:`read`."""
+        memory, blkio, unified = self._memory, self._blkio, self._unified
+        if int(self._usage.read_optional() or -1) != self._cpu_ns or memory is None:
+            return None
+        try:
+            used, text = int(memory.usage.read()), memory.stat.read()
+        except CgroupGone:
+            return None
+        if (
+            hash(text) != memory.mark
+            or (blkio is not None and not blkio.is_still())
+            or (unified is not None and not unified.is_frozen_time_still())
+        ):
+            return None
+        return FastStats(self._cpu_ns, used, inactive_file(text))
+
     def read(self) -> Stats | None:
         """Read everything; None when the cgroup is gone."""
         try:
@@ -144,7 +163,7 @@ class V1Reader:
 
     def _read_cpu(self) -> CpuStats:
         """cpuacct.usage_user and _sys are sampled by tick and do not add up: not used."""
-        usage = int(self._usage.read())
+        usage = self._cpu_ns = int(self._usage.read())
         split = self._cpuacct.read()
         return CpuStats(
             usage,
@@ -192,6 +211,7 @@ class MemoryFiles:
         "_oom_kills",
         "_peak",
         "_pick",
+        "mark",
         "stat",
         "usage",
     )
@@ -200,6 +220,7 @@ class MemoryFiles:
         self.usage = files.kept(directory, "memory.usage_in_bytes")
         self.stat = files.kept(directory, "memory.stat")
         self._pick = flat_keyed_picker(self.stat.read(), _MEMORY_KEYS)
+        self.mark = 0
         self._kernel = files.file(directory, "memory.kmem.usage_in_bytes", optional=True)
         self._peak = files.file(directory, "memory.max_usage_in_bytes", optional=True)
         self._limit = files.file(directory, "memory.limit_in_bytes")
@@ -211,8 +232,10 @@ class MemoryFiles:
     def read(self) -> MemoryStats:
         """Read everything about memory. ``total_`` keys: the descendants are included."""
         usage = int(self.usage.read())
+        text = self.stat.read()
+        self.mark = hash(text)
         (inactive, rss, cache, shmem, mapped, dirty, writeback, swap, faults, major) = self._pick(
-            self.stat.read()
+            text
         )
         own_kills = find_keyed(self._oom_control.read_optional(), b"oom_kill")
         return MemoryStats(
@@ -239,9 +262,10 @@ class MemoryFiles:
 class BlkioFiles:
     """The blkio controller's files of one cgroup; each device is read from its own source."""
 
-    __slots__ = ("_bfq", "_sources", "_throttle")
+    __slots__ = ("_bfq", "_mark", "_sources", "_throttle")
 
     def __init__(self, files: CounterFiles, directory: str, sources: BlockSources) -> None:
+        self._mark = 0
         self._sources = sources
         self._throttle = _counter_pair(files, directory, "throttle")
         self._bfq = _counter_pair(files, directory, "bfq")
@@ -249,17 +273,25 @@ class BlkioFiles:
     def read(self) -> tuple[BlkioStats, ...]:
         """Read the counters of every leaf device this cgroup has used."""
         stats: list[BlkioStats] = []
+        texts: list[bytes] = []
         for name, (bytes_file, operations_file) in (
             ("throttle", self._throttle),
             ("bfq", self._bfq),
         ):
-            moved = parse_blkio(bytes_file.read_optional())
+            texts.append(bytes_file.read_optional())
+            moved = parse_blkio(texts[-1])
             if not moved:
                 continue
             believed = [d for d in moved if self._sources.source(d) == name]
             operations = parse_blkio(operations_file.read_optional()) if believed else {}
             stats += (_blkio_stats(d, name, moved, operations) for d in believed)
+        self._mark = hash(tuple(texts))
         return tuple(stats)
+
+    def is_still(self) -> bool:
+        """Whether as many bytes were moved as at the last reading."""
+        texts = (self._throttle[0].read_optional(), self._bfq[0].read_optional())
+        return hash(texts) == self._mark
 
 
 def _counter_pair(

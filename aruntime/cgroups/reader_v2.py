@@ -88,6 +88,10 @@ class V2Reader:
         except CgroupGone:
             return None
 
+    def read_still(self) -> FastStats | None:
+        """None: what the kernel writes back for a cgroup costs it no CPU time."""
+        return None
+
     def read(self) -> Stats | None:
         """Read everything; None when the cgroup is gone."""
         try:

@@ -29,7 +29,8 @@ from aruntime.metering.intervals import Interval, Terms, record_of
 from aruntime.metering.ledger_file import LedgerFile
 from aruntime.metering.ledger_reader import LedgerReader
 from aruntime.metering.record import LedgerRecord
-from aruntime.metering.subject import MeterSubject, Subject, terms_of
+from aruntime.metering.subject import MeterSubject, Subject
+from aruntime.metering.terms import terms_of
 from aruntime.metering.totals import Durable, Note, Record
 
 MOST_UNWRITTEN = 10_000

@@ -13,7 +13,8 @@ from aruntime.metering.account import Account, Totals
 from aruntime.metering.charges import metered
 from aruntime.metering.intervals import Interval, record_of
 from aruntime.metering.prices import Price, PriceBook
-from aruntime.metering.subject import MeterSubject, terms_of
+from aruntime.metering.subject import MeterSubject
+from aruntime.metering.terms import terms_of
 
 HOUR_SECONDS = 3600
 

@@ -21,11 +21,21 @@ GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV})
 """What a process or cgroup answers that ended between two system calls: no sample, no error."""
 
 
-def from_fast(stats: FastStats, boot_ns: int) -> Reading:
-    """A reading of the billed numbers alone."""
+def fast_of(stats: Stats) -> FastStats:
+    """The billed numbers of a complete reading."""
+    memory = stats.memory
+    return FastStats(
+        cpu_usage_ns=stats.cpu.usage_ns,
+        memory_usage_bytes=memory.usage_bytes if memory is not None else 0,
+        inactive_file_bytes=memory.inactive_file_bytes if memory is not None else 0,
+    )
+
+
+def from_fast(stats: FastStats, boot_ns: int, network: Mapping[str, Ints] | None = None) -> Reading:
+    """A reading of the billed numbers alone, or with interface counters."""
     usage, inactive = stats.memory_usage_bytes, stats.inactive_file_bytes
     working_set = usage - inactive if usage > inactive else 0  # as stats.working_set_bytes
-    return Reading(boot_ns, stats.cpu_usage_ns, working_set, None, None, None, None, 0, usage)
+    return Reading(boot_ns, stats.cpu_usage_ns, working_set, None, None, network, None, 0, usage)
 
 
 def from_stats(

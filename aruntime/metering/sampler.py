@@ -38,7 +38,7 @@ def tick(subjects: Iterable[Subject], *, slow_interval_ns: int, health: Health) 
         now = boottime_ns()
         slow = now >= subject.slow_due_ns
         try:
-            read = subject.sample(slow=slow)
+            read = subject.sample(slow=slow, brief=True)
         except (OSError, ValueError) as error:
             health.polls_failed[controller_of(error)] += 1
             continue

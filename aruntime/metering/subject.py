@@ -23,7 +23,7 @@ from aruntime.metering.health import Health
 from aruntime.metering.integrals import advance, bridge_gap, close, flag_estimate, transition
 from aruntime.metering.intervals import Interval, Terms
 from aruntime.metering.readers import Access
-from aruntime.metering.reading import GONE, from_fast, from_stats, read_tree_io
+from aruntime.metering.reading import GONE, fast_of, from_fast, from_stats, read_tree_io
 from aruntime.metering.tally import Tally, is_plain
 from aruntime.metering.totals import tenant_share
 
@@ -31,8 +31,9 @@ SLOW_READ_NS = 50_000_000
 """A reading that took longer than this spans a pause of the machine; it is flagged."""
 
 
-DEFAULT_PERIOD_US = 100_000
-"""Of cpu.cfs_period_us and cpu.max."""
+BRIEF_READINGS = 5
+"""Complete readings in a row that a cgroup which stands still may be spared: with the default
+intervals everything is read once a minute."""
 
 
 class MeterSubject(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,31 +56,6 @@ class MeterSubject(msgspec.Struct, frozen=True, kw_only=True):
     """OCI ``linux.resources``: limits and reservations to be shown beside the usage."""
     cgroup: Cgroup | None = None
     """Where its counters are; None when it has no cgroup at present."""
-
-
-def terms_of(about: MeterSubject, *, blk_source: str = "", price_version: str = "") -> Terms:
-    """What ledger records say of a container.
-
-    A request that was not made is the limit, as in Kubernetes: who limits a container to two
-    cores sets two aside.
-    """
-    cpu = about.resources.get("cpu") or {}
-    memory = about.resources.get("memory") or {}
-    quota, period = cpu.get("quota") or 0, cpu.get("period") or DEFAULT_PERIOD_US
-    cpu_limit = quota * 1000 // period if quota > 0 else 0
-    mem_limit = max(0, memory.get("limit") or 0)
-    return Terms(
-        tenant=about.tenant,
-        name=about.name,
-        image_digest=about.image_digest,
-        labels=about.labels,
-        cpu_request_milli=about.cpu_request_milli or cpu_limit,
-        cpu_limit_milli=cpu_limit,
-        mem_request=max(0, memory.get("reservation") or 0) or mem_limit,
-        mem_limit=mem_limit,
-        blk_source=blk_source,
-        price_version=price_version,
-    )
 
 
 NetworkRead = Callable[[str], Mapping[str, Ints] | None]
@@ -132,6 +108,7 @@ class Subject:
         self._network = network
         self._disks = disks
         self._access = access
+        self._briefs_left = 0
         self._reader: Reader | None = None
         self._lock = threading.Lock()
 
@@ -146,10 +123,17 @@ class Subject:
         with self._lock:
             return self._settled()
 
-    def sample(self, *, slow: bool, clock: Callable[[], int] = boottime_ns) -> bool:
+    def sample(
+        self, *, slow: bool, brief: bool = False, clock: Callable[[], int] = boottime_ns
+    ) -> bool:
         """Take one reading into the account; False when the cgroup is gone or has ended.
 
         The first reading of an hour reads everything: the records of the last one end with it.
+
+        Args:
+            slow: a complete reading.
+            brief: what is known not to have changed since the last one need not be read again.
+            clock: boot time.
 
         Raises:
             OSError: a file cannot be read although the cgroup exists.
@@ -161,6 +145,8 @@ class Subject:
             start = clock()
             if not slow and not self.cuts.crosses(start):
                 return self._sample_fast(start, clock)
+            if brief and self._briefs_left and self._sample_still(start, clock):
+                return True
             reading = self._read(clock=clock)
             if reading is None:
                 return False
@@ -181,6 +167,7 @@ class Subject:
         """Change the status at a boot time; does not read."""
         with self._lock:
             before = self._settled()
+            self._briefs_left = 0
             if before.status != "exited":
                 self._account = self.cuts.change(before, transition(before, status, at_ns))
 
@@ -188,6 +175,7 @@ class Subject:
         """Replace the description; what the ledger says of it changes at the last reading."""
         with self._lock:
             self.about = about
+            self._briefs_left = 0  # limits may have been written
             if terms != self.cuts.terms:
                 account = self._settled()
                 self.cuts.terms = terms
@@ -299,7 +287,7 @@ class Subject:
             self._let_go()
         if stats is None:
             return None
-        self.stats, self.fast = stats, _fast_of(stats)
+        self.stats, self.fast, self._briefs_left = stats, fast_of(stats), BRIEF_READINGS
         self.has_pressure = stats.pressure is not None
         return from_stats(
             stats,
@@ -323,17 +311,32 @@ class Subject:
                 self._let_go()
         if fast is None:
             return False
-        middle = self._middle(start, clock())
+        self._take_fast(fast, self._middle(start, clock()))
+        return True
+
+    def _sample_still(self, start: int, clock: Callable[[], int]) -> bool:
+        """A complete reading of a cgroup that stands still; False if it does not."""
+        fast = self._reader.read_still() if self._reader is not None else None
+        if fast is None:
+            return False
+        self._briefs_left -= 1
+        self._take_fast(fast, self._middle(start, clock()), self._read_network())
+        return True
+
+    def _take_fast(
+        self, fast: FastStats, middle: int, network: Mapping[str, Ints] | None = None
+    ) -> None:
+        """Add a reading up, or have the account take it at once."""
         self.fast = fast
         tally = self._tally
         if tally is None and is_plain(self._account):
             tally = Tally(self._account, cores=self._cores, request=self.cuts.request)
             self._tally = tally
-        if tally is not None and tally.take(middle, fast, until_ns=self.cuts.quiet_until_ns):
+        until_ns = 0 if network else self.cuts.quiet_until_ns
+        if tally is not None and tally.take(middle, fast, until_ns=until_ns):
             self.polled_boot_ns = middle
         else:
-            self._take(from_fast(fast, middle))
-        return True
+            self._take(from_fast(fast, middle, network))
 
     def _settled(self) -> Account:
         """The account with all quick readings in it."""
@@ -383,12 +386,3 @@ class Subject:
 
     def _count(self, anomaly: str) -> None:
         self._health.anomalies[anomaly] += 1
-
-
-def _fast_of(stats: Stats) -> FastStats:
-    memory = stats.memory
-    return FastStats(
-        cpu_usage_ns=stats.cpu.usage_ns,
-        memory_usage_bytes=memory.usage_bytes if memory is not None else 0,
-        inactive_file_bytes=memory.inactive_file_bytes if memory is not None else 0,
-    )

@@ -75,6 +75,24 @@ def test_cpu_time_agrees_with_rusage(scene: Scene, driver: Driver, cgroup: Cgrou
 
 
 @pytest.mark.parametrize("keep_open", [True, False])
+def test_cgroup_stands_still_until_a_process_runs(
+    scene: Scene, driver: Driver, cgroup: Cgroup, keep_open: bool
+) -> None:
+    """Nothing moves by itself in the kernel's files, and whatever a process does is seen."""
+    reader = driver.open_reader(cgroup, keep_open=keep_open)
+    for code in ("pass", "open('/dev/null').read()"):
+        assert reader.read() is not None
+        still = [reader.read_still() for _ in range(3)]
+        scene.run(cgroup, code)
+        moved = reader.read_still()
+
+        assert still[0] is not None
+        assert still == [still[0]] * 3
+        assert moved is None
+    reader.close()
+
+
+@pytest.mark.parametrize("keep_open", [True, False])
 def test_reader_of_a_removed_cgroup_says_none(
     scene: Scene, driver: Driver, keep_open: bool
 ) -> None:
@@ -87,6 +105,7 @@ def test_reader_of_a_removed_cgroup_says_none(
     driver.destroy(cgroup)
     assert reader.read() is None
     assert reader.read_fast() is None
+    assert reader.read_still() is None
     reader.close()
     reader.close()
     with pytest.raises(FileNotFoundError):

@@ -111,6 +111,54 @@ def test_hybrid_fast_reading(v1_reader: Reader) -> None:
     assert v1_reader.read_fast() == FastStats(326059589, 5459968, 0)
 
 
+def test_hybrid_tree_that_stands_still(v1_reader: Reader, hybrid: Cgroup) -> None:
+    """What a complete reading would say again is not read again, until something moves."""
+    assert v1_reader.read_still() is None  # nothing to compare with
+    assert v1_reader.read() is not None
+    assert v1_reader.read_still() == v1_reader.read_fast()
+
+    Path(hybrid.directories["memory"], "memory.usage_in_bytes").write_text("5459969\n")
+    assert v1_reader.read_still() == FastStats(326059589, 5459969, 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cpuacct/cpuacct.usage",
+        "memory/memory.stat",
+        "blkio/blkio.throttle.io_service_bytes_recursive",
+        "blkio/blkio.bfq.io_service_bytes_recursive",
+        "unified/cgroup.stat.local",
+    ],
+)
+def test_hybrid_tree_that_moves(v1_reader: Reader, hybrid: Cgroup, name: str) -> None:
+    """Whatever may change without the others is enough to have everything read."""
+    controller, _, file = name.partition("/")
+    path = Path(hybrid.directories[controller], file)
+    assert v1_reader.read() is not None
+    before = path.read_text()
+    path.write_text(before[:-2] + chr(ord(before[-2]) ^ 1) + before[-1])
+    assert v1_reader.read_still() is None
+    path.write_text(before)
+    assert v1_reader.read_still() is not None
+
+
+def test_removed_tree_does_not_stand_still(v1_reader: Reader, hybrid: Cgroup) -> None:
+    """A cgroup that is gone is for the complete reading to tell."""
+    assert v1_reader.read() is not None
+    for directory in hybrid.directories.values():
+        shutil.rmtree(directory)
+    if v1_reader.read_still() is not None:
+        # Kept descriptors of a plain file outlive it; the kernel's answer ENODEV.
+        assert v1_reader.read_fast() is not None
+
+
+def test_v2_tree_is_always_read(v2_reader: Reader) -> None:
+    """There the kernel's own writeback is charged to the cgroup, whose processes do nothing."""
+    assert v2_reader.read() is not None
+    assert v2_reader.read_still() is None
+
+
 def test_v2_tree(v2_reader: Reader) -> None:
     """The same record from v2's files; microseconds become nanoseconds, the stacked disk is out."""
     stats = v2_reader.read()

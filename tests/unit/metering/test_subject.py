@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -20,12 +20,13 @@ from aruntime.metering.health import Health
 from aruntime.metering.integrals import begin
 from aruntime.metering.readers import Access
 from aruntime.metering.subject import (
+    BRIEF_READINGS,
     SLOW_READ_NS,
     MeterSubject,
     NetworkRead,
     Subject,
-    terms_of,
 )
+from aruntime.metering.terms import terms_of
 from tests.metering import CounterTree
 
 SECOND = 1_000_000_000
@@ -140,6 +141,87 @@ def test_slow_readings_keep_their_schedule(counters: CounterTree) -> None:
     known.release()
 
     assert complete == [True, False, False, True, False]
+
+
+def write_pids(counters: CounterTree, name: str, number: int) -> None:
+    """Change what only a complete reading reads, and nothing else."""
+    directory = counters.driver.cgroup(name).directories["pids"]
+    Path(directory, "pids.current").write_text(f"{number}\n")
+
+
+def pids_of(known: Subject) -> int:
+    """As shown."""
+    assert known.stats is not None
+    assert known.stats.pids is not None
+    return known.stats.pids.current
+
+
+def test_a_cgroup_that_stands_still_is_read_once_a_minute(counters: CounterTree) -> None:
+    """Its billed numbers go on every time; the rest is read again after some readings."""
+    known = subject(counters, Health())
+    clock = count(boottime_ns(), SECOND)
+    seen = []
+    counters.set("a", memory=100)
+    for number in range(2 * BRIEF_READINGS + 3):
+        write_pids(counters, "a", number)
+        assert known.sample(slow=True, brief=True, clock=lambda: next(clock))
+        seen.append(pids_of(known))
+    known.release()
+    each = BRIEF_READINGS + 1
+
+    assert seen == [number // each * each for number in range(len(seen))]
+    assert known.account.span.samples == len(seen)
+    assert known.account.totals.memory_bytens2 > 190 * 2 * SECOND * (len(seen) - 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda known, counters: counters.use("a", cpu_ns=1),
+        lambda known, counters: counters.use("a", page_faults=1),
+        lambda known, counters: counters.use("a", inactive_file=1),
+        lambda known, counters: known.change("paused", boottime_ns()),
+        lambda known, counters: known.describe(known.about, known.cuts.terms),
+    ],
+    ids=["cpu", "memory.stat", "billed memory", "state", "limits"],
+)
+def test_whatever_moves_has_everything_read(
+    counters: CounterTree, change: Callable[[Subject, CounterTree], None]
+) -> None:
+    """A change by its processes, by others, by the supervisor."""
+    known = subject(counters, Health())
+    known.sample(slow=True)
+    write_pids(counters, "a", 7)
+    known.sample(slow=True, brief=True)
+    before = pids_of(known)
+    change(known, counters)
+    write_pids(counters, "a", 7)
+    known.sample(slow=True, brief=True)
+    known.release()
+
+    assert (before, pids_of(known)) == (1, 7)
+
+
+def test_forced_readings_are_never_brief(counters: CounterTree) -> None:
+    """Who asks for everything gets it."""
+    known = subject(counters, Health())
+    known.sample(slow=True)
+    write_pids(counters, "a", 7)
+    sampler.sample_now(known, Health())
+    known.release()
+
+    assert pids_of(known) == 7
+
+
+def test_the_network_is_read_of_a_cgroup_that_stands_still(counters: CounterTree) -> None:
+    """Packets come without a process doing anything."""
+    rows: list[Mapping[str, Ints]] = [{"eth0": (number, 0, 0, 0, 0, 0)} for number in (1, 5, 9)]
+    known = subject(counters, Health(), network=lambda _: rows.pop(0))
+    for _ in range(3):
+        known.sample(slow=True, brief=True)
+    known.release()
+
+    assert known.account.totals.network == {"eth0": (9, 0, 0, 0, 0, 0)}
 
 
 def test_missed_slow_readings_are_not_made_up(counters: CounterTree) -> None:

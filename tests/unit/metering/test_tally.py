@@ -19,8 +19,9 @@ from aruntime.metering.health import Health
 from aruntime.metering.integrals import advance, begin
 from aruntime.metering.readers import Access
 from aruntime.metering.reading import from_fast
-from aruntime.metering.subject import MeterSubject, Subject, terms_of
+from aruntime.metering.subject import MeterSubject, Subject
 from aruntime.metering.tally import Tally, is_plain
+from aruntime.metering.terms import terms_of
 from tests.metering import CounterTree
 
 SECOND = 1_000_000_000
