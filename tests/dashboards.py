@@ -81,7 +81,7 @@ def rules() -> Iterator[tuple[str, dict[str, Any]]]:
 def plain(expr: str, *, interval: str = "15s", window: str = "1h", **variables: str) -> str:
     """An expression with Grafana's variables replaced; unknown ones stay and do not parse."""
     values = {"__rate_interval": interval, "__interval": interval, "__range": window}
-    values |= {"host": ".*", "tenant": ".*", "container": ".*"} | variables
+    values |= {"host": ".*", "tenant": ".*", "container": ".*", "host_cost": "2.5"} | variables
     return re.sub(r"\$(?:\{(\w+)\}|(\w+))", lambda m: values.get(m[1] or m[2], m[0]), expr)
 
 

@@ -30,6 +30,21 @@ CORES = _sum("aruntime_host_cpu_cores")
 MEMORY = _sum("aruntime_host_memory_bytes")
 CPU_ASIDE = f"sum(rate(aruntime_tenant_cpu_allocated_seconds_total{{{HOST}}}{RATE}))"
 MEMORY_ASIDE = f"sum(rate(aruntime_tenant_memory_allocated_byte_seconds_total{{{HOST}}}{RATE}))"
+
+
+def _aside(metric: str, capacity: str) -> str:
+    """What is set aside of hosts, as the sum of each one's part."""
+    by_host = f"sum by (instance) (rate({metric}{{{HOST}}}{RATE}))"
+    return f"(sum({by_host} / {_by_host(capacity)}) or vector(0))"
+
+
+HOSTS = f"count({_by_host('aruntime_host_cpu_cores')})"
+ASIDE = (
+    f"({_aside('aruntime_tenant_cpu_allocated_seconds_total', 'aruntime_host_cpu_cores')} + "
+    f"{_aside('aruntime_tenant_memory_allocated_byte_seconds_total', 'aruntime_host_memory_bytes')}"
+    ") / 2"
+)
+COSTS = "The cost of a host is the box above; CPU and memory are half of it each."
 OVERCOMMIT = steps((None, "green"), (1, "orange"), (1.5, "red"))
 
 
@@ -68,6 +83,42 @@ NOW = (
         "and usage). Negative where more was sold than there is.",
         "bytes",
         Query(f"{MEMORY} - {MEMORY_ASIDE}"),
+    ),
+)
+
+MONEY = (
+    number(
+        "Hosts cost an hour",
+        f"The selected hosts together. {COSTS}",
+        "none",
+        Query(f"$host_cost * {HOSTS}"),
+        width=8,
+        decimals=2,
+    ),
+    number(
+        "Idle cost an hour",
+        f"The part of it that is not set aside, so that nobody pays for it. {COSTS} Negative where "
+        "more was sold than there is.",
+        "none",
+        Query(f"$host_cost * ({HOSTS} - {ASIDE})"),
+        width=8,
+        decimals=2,
+    ),
+    number(
+        "Idle",
+        "What is not set aside as a part of the hosts; CPU and memory count half each.",
+        "percentunit",
+        Query(f"1 - {ASIDE} / {HOSTS}"),
+        width=8,
+    ),
+    graph(
+        "Cost of the hosts an hour",
+        f"What is set aside and what idles. {COSTS}",
+        "none",
+        Query(f"$host_cost * {ASIDE}", "set aside"),
+        Query(f"$host_cost * ({HOSTS} - {ASIDE})", "idle"),
+        width=24,
+        stacked=True,
     ),
 )
 
@@ -154,7 +205,7 @@ def build() -> Dashboard:
         "aruntime-host",
         "Hosts and idle cost",
         "Capacity, what is set aside, what is used, what idles.",
-        variables("host"),
+        variables("host", "host_cost"),
         "",
     )
-    return finish(made, *NOW, row("Over time"), *GRAPHS)
+    return finish(made, *NOW, row("Idle cost"), *MONEY, row("Over time"), *GRAPHS)

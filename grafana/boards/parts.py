@@ -307,6 +307,11 @@ def variables(*names: str, one_container: bool = False) -> list[Builder[models.V
         "container": _choice(
             "container", "Container", "Its name", CONTAINERS, several=not one_container
         ),
+        "host_cost": dashboard.TextBoxVariable("host_cost")
+        .label("Cost of a host an hour")
+        .description("What one host costs its owner in an hour, in the currency of choice")
+        .default_value("1")
+        .current(models.VariableOption(text="1", value="1", selected=True)),
     }
     source = (
         dashboard.DatasourceVariable("datasource")
