@@ -41,6 +41,7 @@ class Fault:
         cut_request: break off after so many bytes of the request's body.
         alter: changes pieces of the answer's body.
         gate: wait for it before the body goes on after ``cut`` bytes, instead of breaking off.
+        whole: answer from the beginning, whatever Range asks for.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Fault:
         cut_request: int = -1,
         alter: Callable[[bytes], bytes] | None = None,
         gate: threading.Event | None = None,
+        whole: bool = False,
     ) -> None:
         self.part = part
         self.method = method
@@ -65,6 +67,7 @@ class Fault:
         self.cut_request = cut_request
         self.alter = alter
         self.gate = gate
+        self.whole = whole
         self.reached = threading.Event()
         """Set when a request has come as far as the fault."""
 
@@ -128,6 +131,8 @@ class Proxy:
                 request.command, request.path, skip_host=True, skip_accept_encoding=True
             )
             for name, value in request.headers.items():
+                if fault is not None and fault.whole and name.lower() == "range":
+                    continue
                 if name.lower() not in HOP or name.lower() == "content-length":
                     connection.putheader(name, value)
             connection.endheaders()
@@ -209,7 +214,7 @@ def _pass_answer(
 def _spoiled(request: BaseHTTPRequestHandler, piece: bytes, passed: int, fault: Fault) -> bytes:
     """Do to a piece of an answer what the fault says."""
     if fault.alter is not None:
-        return fault.alter(piece)
+        piece = fault.alter(piece)
     if fault.cut < 0 or passed + len(piece) <= fault.cut:
         return piece
     keep = max(0, fault.cut - passed)

@@ -2,16 +2,16 @@
 
     manifest → configuration → layers, several at a time: download → unpack → all durable → commit
 
-A layer is unpacked as soon as it has come, beside others that still come. Nothing of an image is in
-the store before all of it is; what a killed pull leaves goes when the next daemon opens the store.
-Pulls of one image at a time share the work: the second waits and finds everything there.
+A layer is unpacked while it comes, beside others that come. Nothing of an image is in the store
+before all of it is; what a killed pull leaves goes when the next daemon opens the store. Pulls of
+one image at a time share the work: the second waits and finds everything there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -23,11 +23,12 @@ from aruntime.daemon import unpacking
 from aruntime.daemon.commands.flags import PROGRAM
 from aruntime.daemon.registry import client, endpoints
 from aruntime.daemon.registry.authority import FindLogin, Login
-from aruntime.daemon.registry.blobs import Downloads, download
+from aruntime.daemon.registry.blobs import Arrival, Downloads, download
 from aruntime.daemon.registry.client import MissingThere
 from aruntime.daemon.registry.endpoints import Endpoint
 from aruntime.daemon.registry.policy import Policy
-from aruntime.daemon.registry.repository import Document, Repository
+from aruntime.daemon.registry.repository import Document, Repository, choose
+from aruntime.daemon.unpackings import Unpackings
 from aruntime.errors import (
     AccessDenied,
     AruntimeError,
@@ -43,7 +44,6 @@ from aruntime.images.index import Descriptor
 from aruntime.images.ingest import Ingest
 from aruntime.images.manifests import Json
 from aruntime.images.members import field, parse_json, strings
-from aruntime.images.oci_archive import INDEX_DEPTH
 from aruntime.images.platform import Platform
 from aruntime.images.reference import Reference
 from aruntime.images.store import Store
@@ -52,12 +52,17 @@ log = structlog.get_logger()
 
 DOWNLOADS = 3
 """Blobs of one pull that come at a time (docker's default)."""
-UNPACKINGS = os.cpu_count() or 1
-"""Layers of one pull that are unpacked at a time."""
+UNPACKINGS = max(os.cpu_count() or 1, DOWNLOADS + 1)
+"""Layers of one pull that are unpacked at a time: those that still come, which are mostly waited
+for, and one that is there."""
 
 FOUND, WAITING = "Pulling fs layer", "Waiting"
 DOWNLOADING, DOWNLOADED = "Downloading", "Download complete"
 EXTRACTING, COMPLETE, EXISTS = "Extracting", "Pull complete", "Already exists"
+
+
+Unpack = Callable[..., Awaitable[None]]
+"""Unpacks one layer, of a descriptor, and of how many bytes if it still comes."""
 
 
 class Progress(Protocol):
@@ -195,52 +200,6 @@ def names_of(name: Reference, digest: str) -> list[str]:
     return [pinned] if name.digest else [str(name._replace(digest="")), pinned]
 
 
-async def choose(repository: Repository, top: Document, platform: Platform) -> Document:
-    """Follow indexes to the manifest that fits a platform.
-
-    Raises:
-        InvalidArchive: there is none, or the indexes are nested too deeply.
-    """
-    found = top
-    for _ in range(INDEX_DEPTH):
-        if found.media_type in manifests.MANIFEST_TYPES:
-            return found
-        what = f"index {found.digest}"
-        entry = manifests.choose(found.content, platform, what, "the registry")
-        found = await repository.manifest(entry["digest"])
-        manifests.check_content(found.content, entry, "the registry")
-    raise InvalidArchive("the indexes of the registry are nested too deeply")
-
-
-class Unpackings:
-    """How many layers of an image are unpacked at a time, and who is next.
-
-    One that depends on those below waits for them with its turn taken. So the lowest that is not
-    done goes on even if all turns are taken: it waits for nobody.
-    """
-
-    def __init__(self, turns: int) -> None:
-        self._left = turns
-        self._changed = trio.Condition()
-
-    @contextlib.asynccontextmanager
-    async def turn(self, below: Sequence[trio.Event]) -> AsyncIterator[None]:
-        """Wait for a turn and keep it while the block runs."""
-        async with self._changed:
-            while self._left <= 0 and not all(event.is_set() for event in below):
-                await self._changed.wait()
-            self._left -= 1
-        try:
-            yield
-        finally:
-            self._left += 1
-
-    async def advance(self) -> None:
-        """Look who is next; to be called when a layer is done."""
-        async with self._changed:
-            self._changed.notify_all()
-
-
 class _Pull:
     """One image on its way, its manifest chosen."""
 
@@ -334,22 +293,73 @@ class _Pull:
         for earlier, event in zip(diff_ids, below, strict=False):
             if earlier == diff_ids[-1]:  # one image may have a layer twice
                 await event.wait()
-        blob = await self._blob(ingest, layer)
-        unpack = partial(
-            unpacking.unpack_layer, self.store, ingest, below=below, digest=digest,
-            diff_ids=diff_ids, limits=self.limits,
-        )  # fmt: skip
-        async with self.unpackings.turn(below):
-            self.progress.layer(digest, EXTRACTING)
-            try:
-                await unpack(blob=blob)
-            except InvalidArchive:
-                if blob.startswith(f"{ingest.path}/"):
-                    raise
-                # It has been in the store for long and was damaged there: fetch it anew.
-                await trio.to_thread.run_sync(self.store.discard_blob, digest)
-                await unpack(blob=await self._blob(ingest, layer))
+
+        async def unpack(source: int, size: int | None = None) -> None:
+            async with self.unpackings.turn(below):
+                if size is None:
+                    self.progress.layer(digest, EXTRACTING)
+                await unpacking.unpack_layer(
+                    self.store, ingest, source, below, digest=digest, diff_ids=diff_ids,
+                    limits=self.limits, size=size,
+                )  # fmt: skip
+
+        with Arrival() as arrival:
+            blob, is_unpacked = await self._arriving(ingest, layer, arrival, unpack)
+        if not is_unpacked:
+            await self._unpack_whole(ingest, layer, blob, unpack)
         self.progress.layer(digest, COMPLETE)
+
+    async def _arriving(
+        self, ingest: Ingest, layer: Json, arrival: Arrival, unpack: Unpack
+    ) -> tuple[str, bool]:
+        """Download a blob, and unpack it meanwhile; return its path, and whether that is done.
+
+        It is not if the blob was here already, or came in parts that do not belong together.
+        """
+        failures: list[AruntimeError] = []
+        fault: InvalidArchive | None = None
+
+        async def follow() -> None:
+            nonlocal fault
+            await arrival.begun.wait()
+            try:
+                await unpack(arrival.fd, layer["size"])
+            except InvalidArchive as error:
+                fault = error  # unless the blob turns out to be another than it should be
+            except AruntimeError as error:
+                failures.append(error)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow)
+            try:
+                blob = await self._blob(ingest, layer, arrival)
+            except AruntimeError as error:
+                failures.append(error)
+            if failures or not arrival.begun.is_set():
+                nursery.cancel_scope.cancel()
+            else:
+                self.progress.layer(layer["digest"], EXTRACTING)
+        if failures:
+            raise failures[0]
+        if fault is not None and not arrival.restarted:
+            raise fault
+        return blob, arrival.begun.is_set() and fault is None
+
+    async def _unpack_whole(self, ingest: Ingest, layer: Json, blob: str, unpack: Unpack) -> None:
+        """Unpack a layer whose blob is there."""
+        try:
+            with unpacking.opened(blob) as source:
+                await unpack(source)
+        except InvalidArchive:
+            if blob.startswith(f"{ingest.path}/"):
+                raise
+            # It has been in the store for long and was damaged there: fetch it anew.
+            await trio.to_thread.run_sync(self.store.discard_blob, layer["digest"])
+            with Arrival() as arrival:
+                again = await self._blob(ingest, layer, arrival)
+            with unpacking.opened(again) as source:
+                await unpack(source)
 
     def _is_here(self, layer: Json, diff_ids: Sequence[str]) -> bool:
         """Whether the store has a layer, blob and all."""
@@ -357,8 +367,8 @@ class _Pull:
         unpacked = layout.find_layer((self.store.base,), diff_ids[-1], chain_id)
         return unpacked is not None and self.store.has_blob(layer["digest"], layer["size"])
 
-    async def _blob(self, ingest: Ingest, layer: Json) -> str:
-        """Return the path of a layer's blob, downloaded if it is not here."""
+    async def _blob(self, ingest: Ingest, layer: Json, arrival: Arrival) -> str:
+        """Return the path of a layer's blob, downloaded if it is not here; the arrival tells."""
         digest, size = layer["digest"], layer["size"]
         target = layout.blob_path(ingest.path, digest)
         async with self.downloads.turn(digest):
@@ -370,7 +380,7 @@ class _Pull:
                 self.progress.layer(digest, WAITING)
             async with self.slots:
                 report = partial(self.progress.layer, digest, DOWNLOADING, total=size)
-                await download(self.repository, digest, size, target, report)
+                await download(self.repository, digest, size, target, report, arrival)
             self.downloads.remember(digest, target)
         self.progress.layer(digest, DOWNLOADED)
         return target

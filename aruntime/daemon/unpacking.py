@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -172,12 +172,13 @@ def _commit_all(store: Store, ingest: Ingest, images: list[dict[str, Any]]) -> l
 async def unpack_layer(
     store: Store,
     ingest: Ingest,
-    blob: str,
+    source: int,
     below: Sequence[trio.Event],
     *,
     digest: str,
     diff_ids: Sequence[str],
     limits: Limits | None = None,
+    size: int | None = None,
 ) -> None:
     """Unpack one layer of an image into an ingest directory.
 
@@ -186,18 +187,18 @@ async def unpack_layer(
     Args:
         store: of the ingest directory.
         ingest: gets the layer.
-        blob: path of its archive.
+        source: descriptor of its archive, at its beginning; stays the caller's.
         below: set as the layers below are there, lowest first.
         digest: of the archive.
         diff_ids: of the layers below and, last, of this one.
         limits: what it may unpack to.
+        size: bytes the archive will have, of one that still comes; it is waited for.
 
     Raises:
         InvalidArchive: the archive is broken or hostile, or has another digest.
         Unavailable: the disk is full.
     """
     reading, writing = os.pipe2(os.O_CLOEXEC)
-    source = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
 
     async def tell() -> None:
         for event in below:
@@ -210,17 +211,33 @@ async def unpack_layer(
             except trio.BrokenResourceError:
                 pass  # it did not need to know
 
+    failures: list[errors.AruntimeError] = []
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tell)
-            await _unpack(
-                store, ingest, "layer", source, limits or Limits(), stdin=reading,
-                digest=digest, diff_id=diff_ids[-1], chain=diff_ids[:-1],
-            )  # fmt: skip
+            try:
+                await _unpack(
+                    store, ingest, "layer", source, limits or Limits(), stdin=reading,
+                    digest=digest, diff_id=diff_ids[-1], chain=diff_ids[:-1], size=size,
+                )  # fmt: skip
+            except errors.AruntimeError as error:
+                failures.append(error)  # not as a group
             nursery.cancel_scope.cancel()
     finally:
-        for fd in (reading, writing, source):
+        for fd in (reading, writing):
             os.close(fd)
+    if failures:
+        raise failures[0]
+
+
+@contextmanager
+def opened(path: str) -> Iterator[int]:
+    """Yield a descriptor of a file to be read."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 async def _unpack(

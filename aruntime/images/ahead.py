@@ -22,10 +22,14 @@ class Ahead:
 
     Args:
         read: returns some bytes, none at the end; called in the thread alone.
+        give_up: called when no more is wanted; ends a read that waits.
     """
 
-    def __init__(self, read: Callable[[], bytes]) -> None:
+    def __init__(
+        self, read: Callable[[], bytes], give_up: Callable[[], None] = lambda: None
+    ) -> None:
         self._source = read
+        self._give_up = give_up
         self._pieces: queue.Queue[bytes | BaseException] = queue.Queue(PIECES)
         self._unwanted = False
         self._at_end = False
@@ -39,6 +43,7 @@ class Ahead:
 
     def __exit__(self, *_: object) -> None:
         self._unwanted = True
+        self._give_up()
         while self._thread.is_alive():
             try:
                 self._pieces.get(timeout=0.01)

@@ -90,6 +90,9 @@ class Input:
             self._peeked += more
         return self._peeked[:count]
 
+    def give_up(self) -> None:
+        """Say that nobody wants more, from any thread: a read that waits need not go on."""
+
     def read(self, count: int = CHUNK) -> bytes:
         """Take at most so many bytes; none at the end."""
         if self._peeked:
@@ -323,8 +326,12 @@ class Plain:
 
     @property
     def is_of_file(self) -> bool:
-        """Whether it comes from a regular file, which never keeps anybody waiting."""
+        """Whether it comes from a regular file."""
         return self._source.is_file
+
+    def give_up(self) -> None:
+        """Say that nobody wants more, from any thread."""
+        self._source.give_up()
 
     def read(self, count: int = CHUNK) -> bytes:
         """Take some bytes, about as many as asked for; none at the end."""

@@ -111,13 +111,19 @@ def stage_file(site: Site, fd: int, below: Sequence[Layer], *, digest: str, diff
 
 
 def stage_blob(
-    site: Site, fd: int, chain: Sequence[str], paths: Sequence[str], *, digest: str, diff_id: str
+    site: Site,
+    source: Input,
+    chain: Sequence[str],
+    paths: Sequence[str],
+    *,
+    digest: str,
+    diff_id: str,
 ) -> Layer:
     """Unpack a layer from a blob that stays where it is.
 
     Args:
         site: where to work.
-        fd: of the blob; stays the caller's.
+        source: the blob.
         chain: diff ids of the layers below, lowest first.
         paths: their directories; only looked at if the layer needs them.
         digest: what the blob must hash to.
@@ -127,7 +133,6 @@ def stage_blob(
         InvalidArchive: a digest is wrong, or the archive is broken.
         Unavailable: the disk is full, or the host fails otherwise.
     """
-    source = Input(fd, site.alive)
     plain = Plain(source, site.limits)
     if plain.kind.suffix is None:
         raise InvalidArchive(f"layer {digest} is compressed by {plain.kind.name}, as none may be")
@@ -196,12 +201,13 @@ def _unpack(
 def reading(plain: Plain) -> Iterator[Callable[[int], bytes]]:
     """Yield what reads a stream; of a file it is read ahead.
 
-    A pipe may be silent for long, and whoever gives up must not wait for it.
+    A pipe may be silent for long, and whoever gives up must not wait for it; a file that is still
+    written is told.
     """
     if not plain.is_of_file:
         yield plain.read
         return
-    with Ahead(plain.read) as ahead:
+    with Ahead(plain.read, plain.give_up) as ahead:
         yield ahead.read
 
 

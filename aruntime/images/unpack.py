@@ -5,7 +5,8 @@ package ``aruntime`` is in, since an isolated interpreter knows only its own). I
 from an inherited descriptor, works in an ingest directory, and prints one line of JSON:
 
     REQUEST  {"operation": "import"|"load"|"layer", "fd", "store", "ingest", "parent",
-              "limits": […]}, for load "platform", for layer "chain", "digest", "diff_id"
+              "limits": […]}, for load "platform", for layer "chain", "digest", "diff_id",
+              "size" (bytes the archive will have; null: it is complete)
     answer   {"result": …} or {"error": {"kind": "InvalidArchive"|…, "message"}}
 
 The exit code is 0 either way. It sees nothing but the store and the ingest directory, and can
@@ -36,6 +37,7 @@ from aruntime.errors import AruntimeError, InvalidArchive, Unavailable
 from aruntime.images import archive, layers, staging
 from aruntime.images.compression import KINDS, Input, Limits, gzip_library
 from aruntime.images.confinement import confine
+from aruntime.images.growing import Growing, Watch
 from aruntime.images.platform import Platform
 from aruntime.images.staging import Site
 from aruntime.kernel import capabilities, storage
@@ -96,9 +98,10 @@ def main(request_text: str) -> None:
     os.umask(0)
     try:
         import_for(request["operation"], request["fd"])
+        watch = Watch(request["fd"]) if request.get("size") is not None else None
         confine(request["store"], request["ingest"])
         capabilities.keep_only(NEEDED)
-        answer: dict[str, Any] = {"result": answer_to(request)}
+        answer: dict[str, Any] = {"result": answer_to(request, watch)}
     except AruntimeError as error:
         answer = failure(error)
     except OSError as error:
@@ -125,8 +128,12 @@ def failure(error: AruntimeError) -> dict[str, Any]:
     return {"error": {"kind": kind, "message": error.message}}
 
 
-def answer_to(request: dict[str, Any]) -> Any:
+def answer_to(request: dict[str, Any], watch: Watch | None) -> Any:
     """Carry out a request.
+
+    Args:
+        request: see above.
+        watch: of an archive that still comes.
 
     Raises:
         AruntimeError: InvalidArchive or Unavailable.
@@ -142,9 +149,11 @@ def answer_to(request: dict[str, Any]) -> Any:
     if request["operation"] == "layer":
         site = site._replace(scratch=f"unpacking-{os.getpid()}")
         digest, diff_id = request["digest"], request["diff_id"]
+        fd = request["fd"]
+        source = Growing(fd, request["size"], watch, alive) if watch else Input(fd, alive)
         # The daemon makes it durable, once for all layers of the image.
         return staging.stage_blob(
-            site, request["fd"], request["chain"], Below(alive), digest=digest, diff_id=diff_id
+            site, source, request["chain"], Below(alive), digest=digest, diff_id=diff_id
         )._asdict()
     if request["operation"] == "import":
         result: Any = staging.stage_stream(site, request["fd"])._asdict()

@@ -203,6 +203,42 @@ def test_a_broken_connection_is_taken_up_where_it_broke(
     assert 0 < starts[0] < starts[1]
 
 
+def test_a_layer_is_unpacked_while_it_comes(
+    shared_daemon: RunningDaemon, proxy: Proxy, registry: RunningRegistry, random_image: Made
+) -> None:
+    """Its files are made of what is there, and nothing of it is in the store before the end."""
+    registry.push(random_image.path, "growing:1")
+    gate = threading.Event()
+    fault = proxy.spoil(random_image.parts[1], cut=1 << 20, gate=gate)
+    images = shared_daemon.root / "images"
+    before = set(images.glob("layers/*"))
+    with shared_daemon.popen("pull", f"{proxy.host}/growing:1", stdout=subprocess.PIPE) as pull:
+        assert fault.reached.wait(30)
+        begun = "ingest/*/unpacking-*/random/1"
+        wait_until(lambda: any(file.stat().st_size for file in images.glob(begun)), what=begun)
+        assert set(images.glob("layers/*")) == before
+        gate.set()
+        out, _ = pull.communicate(timeout=60)
+    assert pull.returncode == 0
+    assert out.count(b": Download complete") == out.count(b": Pull complete") == 3
+    assert shared_daemon.out("check", "-q") == ""
+
+
+def test_a_blob_that_begins_anew_is_unpacked_anew(
+    shared_daemon: RunningDaemon, proxy: Proxy, registry: RunningRegistry, random_image: Made
+) -> None:
+    """What came first was damaged, and the registry knows no Range: only what is whole counts."""
+    registry.push(random_image.path, "anew:1")
+    part = random_image.parts[0]
+    proxy.spoil(part, cut=1 << 20, alter=_other)
+    proxy.spoil(part, whole=True)
+
+    shared_daemon.run("pull", f"{proxy.host}/anew:1")
+
+    assert [one.status for one in proxy.requests("GET", part)] == [200, 200]
+    assert shared_daemon.out("check", "-q") == ""
+
+
 def test_a_registry_restarted_in_mid_pull(
     shared_daemon: RunningDaemon, proxy: Proxy, registry: RunningRegistry, random_image: Made
 ) -> None:

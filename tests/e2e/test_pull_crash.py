@@ -194,6 +194,29 @@ def test_damage_is_found_and_fetched_anew(
         assert shared_daemon.out("check", "-q") == ""
 
 
+def test_a_damaged_blob_that_is_to_be_unpacked_is_fetched_anew(
+    daemon: RunningDaemon, registry: RunningRegistry, tmp_path: Path
+) -> None:
+    """The layer's directory is lost and its archive rotten: a pull alone repairs both."""
+    image = made(tmp_path)
+    registry.push(image.path, "lost:1")
+    with proxies.running(registry.host) as proxy:
+        name = f"{proxy.host}/lost:1"
+        daemon.run("pull", name)
+        lost = next((daemon.root / "images/layers").glob("*/random/1")).parents[1]
+        shutil.rmtree(lost)
+        lost.with_suffix(".json").unlink()
+        rot(blobs(daemon) / image.blobs[1][7:])
+        proxy.seen.clear()
+
+        daemon.run("pull", name)
+
+        fetched = [one.path.rpartition("/")[2] for one in proxy.requests("GET", "/blobs/")]
+        assert fetched == [image.blobs[1]]
+    assert (lost / "random/1").exists()
+    assert daemon.out("check", "-q") == ""
+
+
 def test_a_damaged_document_is_fetched_anew(
     bare_daemon: RunningDaemon, registry: RunningRegistry, tmp_path: Path
 ) -> None:

@@ -186,11 +186,12 @@ async def unpacked(daemon: Daemon, digest: str, diff_id: str) -> str:
         there = [trio.Event() for _ in chain[:-1]]
         for event in there:
             event.set()  # findings come lowest first
+        path = layout.blob_path(store.base, blob)
         async with unpacking.ingesting(store) as ingest:
-            await unpacking.unpack_layer(
-                store, ingest, layout.blob_path(store.base, blob), there, digest=blob,
-                diff_ids=chain,
-            )  # fmt: skip
+            with unpacking.opened(path) as source:
+                await unpacking.unpack_layer(
+                    store, ingest, source, there, digest=blob, diff_ids=chain
+                )
             await trio.to_thread.run_sync(ingest.make_durable)
             await trio.to_thread.run_sync(store.take_layers, ingest, chain)
     except (AruntimeError, OSError) as error:

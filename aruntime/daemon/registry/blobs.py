@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
+from typing import Self
 
 import httpx
 import trio
@@ -66,8 +67,39 @@ class Downloads:
         self._places.setdefault(digest, []).append(path)
 
 
+class Arrival:
+    """A blob that comes, for who does not want to wait for its end; use it in a ``with`` block.
+
+    Attributes:
+        begun: set once there is a file it comes into; never, if it was here already.
+        fd: of that file, at its beginning, to be read; the arrival's own.
+        restarted: whether it began anew, so that what was read before may be of another.
+    """
+
+    def __init__(self) -> None:
+        self.begun = trio.Event()
+        self.fd = -1
+        self.restarted = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def begin(self, path: str) -> None:
+        """Tell of the file.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.begun.set()
+
+
 async def download(
-    repository: Repository, digest: str, size: int, target: str, report: Report
+    repository: Repository, digest: str, size: int, target: str, report: Report, arrival: Arrival
 ) -> None:
     """Download a blob into a new file.
 
@@ -79,6 +111,7 @@ async def download(
         size: bytes it must have.
         target: path of the file.
         report: told of progress.
+        arrival: told of the file.
 
     Raises:
         InvalidArchive: it has another digest or size.
@@ -88,7 +121,8 @@ async def download(
     partial = f"{target}{PARTIAL}"
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        file = _Growing(fd, size, report)
+        arrival.begin(partial)
+        file = _Growing(fd, size, report, arrival)
         await _receive_all(repository, digest, file)
         if file.digest != digest:
             raise InvalidArchive(
@@ -130,12 +164,13 @@ async def _receive_all(repository: Repository, digest: str, file: _Growing) -> N
 class _Growing:
     """The file a blob grows in, and the digest of what it has so far."""
 
-    def __init__(self, fd: int, expected: int, report: Report) -> None:
+    def __init__(self, fd: int, expected: int, report: Report, arrival: Arrival) -> None:
         self.fd = fd
         self.expected = expected
         self.size = 0
         self._hash = hashlib.sha256()
         self._report = report
+        self._arrival = arrival
 
     @property
     def digest(self) -> str:
@@ -143,6 +178,7 @@ class _Growing:
 
     def restart(self) -> None:
         """Forget everything: the registry cannot go on in the middle."""
+        self._arrival.restarted = True
         os.lseek(self.fd, 0, os.SEEK_SET)
         os.ftruncate(self.fd, 0)
         self.size = 0

@@ -14,9 +14,11 @@ import httpx
 
 from aruntime.daemon.registry.client import Registry
 from aruntime.errors import InvalidArchive, RegistryFailed
-from aruntime.images import layout, reference
+from aruntime.images import layout, manifests, reference
 from aruntime.images.manifests import INDEX_TYPES, MANIFEST_TYPES
 from aruntime.images.members import DOCUMENT_BYTES, parse_json, strings
+from aruntime.images.oci_archive import INDEX_DEPTH
+from aruntime.images.platform import Platform
 
 ACCEPTED = ", ".join(sorted(INDEX_TYPES | MANIFEST_TYPES))
 OLD_TYPES = frozenset(
@@ -124,3 +126,20 @@ class Repository:
 def _tags_of(content: bytes) -> list[str]:
     found: dict[str, Any] = parse_json(content, "the list of tags", dict)
     return strings(found, "tags", "the list of tags")
+
+
+async def choose(repository: Repository, top: Document, platform: Platform) -> Document:
+    """Follow indexes to the manifest that fits a platform.
+
+    Raises:
+        InvalidArchive: there is none, or the indexes are nested too deeply.
+    """
+    found = top
+    for _ in range(INDEX_DEPTH):
+        if found.media_type in MANIFEST_TYPES:
+            return found
+        what = f"index {found.digest}"
+        entry = manifests.choose(found.content, platform, what, "the registry")
+        found = await repository.manifest(entry["digest"])
+        manifests.check_content(found.content, entry, "the registry")
+    raise InvalidArchive("the indexes of the registry are nested too deeply")

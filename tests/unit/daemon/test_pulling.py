@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import trio
 import trio.testing
 
-from aruntime.daemon.pulling import Unpackings
+from aruntime.daemon.unpackings import Unpackings
 
 LAYERS = 6
 
