@@ -26,7 +26,8 @@ from xml.etree import ElementTree
 
 from aruntime_exporters.focus import FocusCsv, FocusParquet
 
-from tests.billing import bill_of, records_of_days
+from tests.billing import NOVEMBER, bill_of, records_of_days
+from tests.ledgers import correction
 
 NAME = "focus-validator"
 PACKAGES = ("focus-validator==2.2.1", "pyarrow==25.0.0")
@@ -99,10 +100,15 @@ def environment(python: str, directory: Path) -> Path:
 
 
 def write_bills(directory: Path) -> list[Path]:
-    """Write bills of several seeds, as CSV and as Parquet."""
+    """Write bills of several seeds, one with a late correction, as CSV and as Parquet."""
     files = []
     for seed in (3, 4):
-        bill = bill_of(records_of_days(seed, hours=8))
+        records = records_of_days(seed, hours=8)
+        if seed == 4:
+            sold = next(one for one in records if one.proc_write)
+            late = correction(sold, late_ns=NOVEMBER.end_ns - 1, proc_write=-sold.proc_write)
+            records.append(late)
+        bill = bill_of(records)
         for exporter, suffix in ((FocusCsv(), "csv"), (FocusParquet(), "parquet")):
             path = directory / f"bill-{seed}.{suffix}"
             with path.open("wb") as file:

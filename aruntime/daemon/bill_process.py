@@ -73,7 +73,8 @@ def make(request: Request) -> Bill:
         stored = latest(reader.bills(request.period), request.period)
         if stored is None:
             return _bill(reader, request, _records(reader, request))
-        late = sum(1 for _ in later_records(reader, request.period, stored.seal.head_seq))
+        head_seq = stored.seal.head_seq
+        late = sum(1 for _ in later_records(reader, request.period, head_seq, request.tenant))
     if late and not request.number:
         sys.stderr.write(
             f"{late} records of {request.period} came after its bill was made and are on none:"

@@ -38,6 +38,8 @@ def _of_own_tenant(command: Command) -> Command:
     """A command of SUMS that adds up no other tenant's usage."""
 
     async def run(session: Session, parsed: Parsed, daemon: TenantDaemon) -> int:
+        if parsed.values.get("issue"):
+            raise UsageError("bills are issued by who runs the daemon: leave --issue out")
         wanted = parsed.string("tenant")
         if not wanted and len(daemon.tenants) > 1:
             names = ", ".join(sorted(daemon.tenants))

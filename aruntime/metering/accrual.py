@@ -3,7 +3,7 @@
 Sums are exact fractions, so it does not matter how a run was cut into records: what an open
 interval costs is never more than what its records will, and the sum never falls. It holds what is
 durable: numbered records, and of living containers what was committed since their last one, so a
-crash makes nothing fall either.
+crash makes nothing fall either. Corrections are left to bills: what gives money back would fall.
 
 The part of numbered records is carried on from refresh to refresh and kept in a file, or else
 every start of the daemon would rate the whole ledger. The file is a cache: one that does not fit
@@ -98,7 +98,7 @@ class Accrual:
         records = itertools.takewhile(
             lambda record: record.seq <= head_seq, reader.records(after_seq=self._seq)
         )
-        for batch in batches(records):
+        for batch in batches(record for record in records if not record.corrects):
             _add(self._closed, batch, book, self._state)
             self._seq, self._hash = batch[-1].seq, batch[-1].hash
         sums = dict(self._closed)

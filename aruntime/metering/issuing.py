@@ -87,10 +87,14 @@ def has_kept(seals: Iterable[Seal], period: str) -> bool:
     return any(one.period == period for one in seals)
 
 
-def later_records(reader: LedgerReader, period: str, head_seq: int) -> Iterator[LedgerRecord]:
-    """Usage with a part in a month that came behind a record."""
+def later_records(
+    reader: LedgerReader, period: str, head_seq: int, tenant: str | None = None
+) -> Iterator[LedgerRecord]:
+    """Usage with a part in a month that came behind a record; of one tenant or of all."""
     month = parse_period(period)
-    found = reader.records(since_ns=month.start_ns, until_ns=month.end_ns, after_seq=head_seq)
+    found = reader.records(
+        since_ns=month.start_ns, until_ns=month.end_ns, after_seq=head_seq, tenant=tenant
+    )
     return (one for one in found if one.container_id)
 
 

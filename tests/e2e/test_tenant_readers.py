@@ -133,6 +133,11 @@ def test_reader_adds_up_the_tenants_usage_only(shared: RunningDaemon) -> None:
     assert own.out == "acme\n"
     assert named.out == "theirs\n"
     assert (other.code, other.err) == (125, "aruntime: no such tenant: globex\n")
+    issue, listed, correct = as_user(
+        shared, READER, "bill --issue --period 2020-01", "invoice ls", "ledger correct 1 --void"
+    )
+    assert (issue.code, "leave --issue out" in issue.err) == (125, True)
+    assert {listed.code, correct.code} == {1}
     everybody = shared.out("usage", "--by", "tenant", "--format", "{{.Tenant}}")
     assert set(everybody.split()) == {"acme", "globex"}
 

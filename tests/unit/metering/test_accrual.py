@@ -15,6 +15,7 @@ from aruntime.metering.ledger_reader import LedgerReader
 from aruntime.metering.rating import QUANTITY_DECIMALS, rate
 from aruntime.metering.record import LedgerRecord
 from tests.billing import NOVEMBER, price_book, records_of_days, write_ledger
+from tests.ledgers import correction
 
 
 def refreshed(
@@ -123,3 +124,15 @@ def test_a_file_that_fits_is_believed(tmp_path: Path) -> None:
     assert refreshed(Accrual(str(path)), ledger, len(records)) == {
         ("acme", "cpu", "EUR"): Fraction(7, 2)
     }
+
+
+def test_corrections_are_left_to_bills(tmp_path: Path) -> None:
+    """What gives money back would make the sum fall, at the latest when it is made again."""
+    ledger = tmp_path / "ledger.db"
+    records = write_ledger(ledger, records_of_days(4, runs=2, hours=3))
+    right = refreshed(Accrual(str(tmp_path / "a.json")), ledger, len(records))
+    sold = next(one for one in records if one.proc_write)
+    ledger.unlink()
+    back = correction(sold, proc_write=-sold.proc_write, net_transmit=5)
+    write_ledger(ledger, [*records, back])
+    assert refreshed(Accrual(str(tmp_path / "b.json")), ledger, len(records) + 1) == right

@@ -13,7 +13,7 @@ import pytest
 from aruntime_exporters.focus import FocusCsv
 
 from aruntime.daemon.commands.bill_rows import bill_json, bill_table
-from aruntime.errors import Conflict
+from aruntime.errors import Conflict, Unavailable
 from aruntime.metering import exported
 from aruntime.metering.amending import Wanted, amend
 from aruntime.metering.archive import ISSUED, KEPT, Seal, bill_of, document_of, latest
@@ -312,3 +312,23 @@ def test_a_later_checkpoint_names_the_bill_too(tmp_path: Path, signer: Signer) -
         connection.execute("DELETE FROM bills")
         prepare(connection, "x", migrate)
     assert "bills: 1 that checkpoints name are not there" in faults_in(tmp_path, signer.public)
+
+
+def test_a_full_disk_issues_nothing(tmp_path: Path, signer: Signer) -> None:
+    """Neither a bill nor a checkpoint; the number is not used up."""
+    write_ledger(tmp_path / "ledger.db", records_of_days(1, runs=3, hours=2))
+    text = document_of(made_bill(tmp_path))
+    file = LedgerFile(str(tmp_path / "ledger.db"))
+    file.open()
+    assert file._connection is not None
+    file._connection.execute("PRAGMA query_only = 1")
+    with pytest.raises(Unavailable, match="cannot write to the ledger"):
+        store(
+            file, text, str(NOVEMBER), kind=ISSUED, author="x", signer=signer, now_ns=AFTER
+        )  # fmt: skip
+    assert file.checkpoint is None
+    file.close()
+    with LedgerReader(tmp_path / "ledger.db") as reader:
+        assert list(reader.seals()) == []
+        assert list(reader.checkpoints()) == []
+    assert issue(tmp_path, signer).n == 1

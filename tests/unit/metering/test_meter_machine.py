@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from aruntime.errors import InvalidParameter
+from aruntime.metering.amending import Wanted, amend
 from aruntime.metering.chain import SUMMED
+from aruntime.metering.corrections import Amount, Author
 from aruntime.metering.meter import Meter
 from aruntime.metering.record import LedgerRecord
 from aruntime.metering.subject import MeterSubject
@@ -77,6 +81,7 @@ class MeterMachine(RuleBasedStateMachine):
         self.boot = 1
         self.prices = 0
         self.requests: dict[str, int] = {}
+        self.corrected = dict.fromkeys(TENANTS, 0)
         self.meter = self.open()
 
     def open(self) -> Meter:
@@ -164,9 +169,31 @@ class MeterMachine(RuleBasedStateMachine):
     def bill(self) -> None:
         """Records up to now add up to what the kernel counted, for each tenant."""
         records = self.do(self.meter.usage_records, 0, 1 << 62)
-        sums = sums_by_tenant(records)
+        metered = sums_by_tenant(record for record in records if not record.corrects)
+        billed = sums_by_tenant(records)
         for tenant, used in self.kernel.items():
-            assert sums.get(tenant, {}).get("cpu_ns", 0) == used
+            assert metered.get(tenant, {}).get("cpu_ns", 0) == used
+            right = used + self.corrected[tenant]
+            assert billed.get(tenant, {}).get("cpu_ns", 0) == right >= 0
+
+    @precondition(lambda self: not self.refusing)
+    @rule(place=st.integers(0, 1 << 20), left=st.integers(0, 3))
+    def correct(self, place: int, left: int) -> None:
+        """Somebody finds that a record counted too much, or too little after all."""
+        self.do(self.meter.books.commits.commit)
+        records = [one for one in records_in(Path(self.directory.name)) if one.kind != "correction"]
+        used = [one for one in records if one.cpu_ns]
+        if not used:
+            return
+        record = used[place % len(used)]
+        wanted = Wanted(record.seq, [Amount("cpu_ns", record.cpu_ns * left // 3, is_whole=True)])
+        books = self.meter.books
+        author = Author("clerk", "a test", time.time_ns(), books.boot_id, 7)
+        try:
+            made = self.do(books.commits.exclusively, partial(amend, books.file, wanted, author))
+        except InvalidParameter:
+            return  # it says so already
+        self.corrected[record.tenant] += made.cpu_ns
 
     @rule()
     def commit(self) -> None:
@@ -295,7 +322,8 @@ class MeterMachine(RuleBasedStateMachine):
         trio.run(self.meter.aclose)
         tenants = self.meter.books.file.durable.tenants
         path = Path(self.directory.name)
-        records = records_in(path)
+        everything = records_in(path)
+        records = [record for record in everything if not record.corrects]
         sums = sums_by_tenant(records)
         for tenant, used in self.kernel.items():
             totals = sums_of_totals(tenants[tenant]) if tenant in tenants else {}
