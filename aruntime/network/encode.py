@@ -19,6 +19,10 @@ kernel time per start. The request is a message of its own because IFLA_AF_SPEC 
 creation, and looked at only after IFF_UP of the same message (net/core/rtnetlink.c). The host end,
 up without carrier until eth0 is up, has no address yet.
 
+Both ends are asked for with one queue, which is what they have anyway: unasked the kernel makes one
+per processor and takes the others back, for which it waits twice for all processors while it holds
+the lock on links (veth_init_queues in drivers/net/veth.c, netif_set_real_num_tx_queues).
+
 The sender needs CAP_NET_ADMIN over both namespaces.
 
 IPv6 only where the network has it: its address skips duplicate detection (IFA_F_NODAD), since the
@@ -74,6 +78,8 @@ IFLA_LINKINFO = 18
 IFLA_AF_SPEC = 26
 IFLA_GROUP = 27
 IFLA_NET_NS_FD = 28
+IFLA_NUM_TX_QUEUES = 31
+IFLA_NUM_RX_QUEUES = 32
 IFLA_INFO_KIND = 1
 IFLA_BRPORT_MODE = 4
 NLA_F_NESTED = 0x8000
@@ -173,6 +179,7 @@ def encode_host(
         + _attribute(IFLA_ADDRESS, mac)
         + _attribute(IFLA_MTU, _U32.pack(mtu))
         + _attribute(IFLA_NET_NS_FD, _INT.pack(netns_fd))
+        + _ONE_QUEUE
     )
     body = (
         _IFINFOMSG.pack(0, 0, host_ifindex, IFF_UP, IFF_UP)
@@ -180,6 +187,7 @@ def encode_host(
         + _attribute(IFLA_MTU, _U32.pack(mtu))
         + _attribute(IFLA_GROUP, _U32.pack(group))
         + _attribute(IFLA_MASTER, _U32.pack(bridge_ifindex))
+        + _ONE_QUEUE
         + _attribute(
             IFLA_LINKINFO,
             _attribute(IFLA_INFO_KIND, b"veth\0")
@@ -335,6 +343,11 @@ def _attribute(kind: int, payload: bytes) -> bytes:
     """Return one attribute; its length excludes the padding to four bytes."""
     length = _NLATTR.size + len(payload)
     return _NLATTR.pack(length, kind) + payload + bytes(-length % 4)
+
+
+_ONE_QUEUE = _attribute(IFLA_NUM_TX_QUEUES, _U32.pack(1)) + _attribute(
+    IFLA_NUM_RX_QUEUES, _U32.pack(1)
+)
 
 
 def _batch(*messages: tuple[int, int, bytes]) -> bytes:

@@ -69,6 +69,8 @@ def test_host_batch_is_pyroute2s(
             ("IFLA_ADDRESS", mac.hex(":")),
             ("IFLA_MTU", mtu),
             ("IFLA_NET_NS_FD", netns_fd),
+            ("IFLA_NUM_TX_QUEUES", 1),
+            ("IFLA_NUM_RX_QUEUES", 1),
         ],
     }
     expected = encoded(
@@ -81,6 +83,8 @@ def test_host_batch_is_pyroute2s(
         ("IFLA_MTU", mtu),
         ("IFLA_GROUP", 1 << 31 | bridge),
         ("IFLA_MASTER", bridge),
+        ("IFLA_NUM_TX_QUEUES", 1),
+        ("IFLA_NUM_RX_QUEUES", 1),
         (
             "IFLA_LINKINFO",
             {
