@@ -67,7 +67,7 @@ def without_daemon(argv: list[str], path: bytes, failure: OSError, *, default: b
             " run 'sudo aruntimed', or this command as root"
         )
     try:
-        return client.Client(started(path)).run(argv)
+        return client.converse(started(path), argv)
     except AruntimeError as error:
         return client.fail(error.message)
     except OSError as error:
