@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 STREAMS = ("stdin", "stdout", "stderr")
 NULL_PATH = "/dev/null"
+MNTNS_PATH = "/proc/self/ns/mnt"
 PIVOT = "pivot"
 """The operation after which paths are the container's."""
 
@@ -130,6 +131,8 @@ def set_up_container(payload: dict[str, Any], fds: dict[str, int], channel: Chan
     ready: dict[str, int] = {}
     if payload["unshare"] & namespaces.CLONE_NEWNET:
         ready["netns"] = os.open(wiring.NETNS_PATH, os.O_RDONLY | os.O_CLOEXEC)
+    if payload["unshare"] & namespaces.CLONE_NEWNS:
+        ready["mntns"] = os.open(MNTNS_PATH, os.O_RDONLY | os.O_CLOEXEC)
     network.connect()
     name_host(payload, channel)
     build_rootfs(payload, held, channel)

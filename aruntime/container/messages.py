@@ -19,15 +19,18 @@ Requests may be pipelined; answers carry ``id`` (and ``exec_id`` for an exec)::
       | handed_over {count}                               |  from here on the daemon moves output
       | <------------------------------------------------ |
       |                                                   |
-      | launch {id, tty, start?, fds: payload, stdin?,    |  with start: true init does not wait,
-      |   stdout?, stderr?, stdout_read?, stderr_read?,   |  running follows created by itself
-      |   stdin_write?, log?, index?, join NAMES...}      |
+      | launch {id, tty, start?, announce?, fds: payload, |  with start: true init does not wait,
+      |   stdin?, stdout?, stderr?, stdout_read?,         |  running follows created by itself
+      |   stderr_read?, stdin_write?, log?, index?,       |
+      |   join NAMES...}                                  |
       | ------------------------------------------------> |  forks init (section 2)
+      | spawned {id, pid, fds: pidfd}                     |  with announce: true only
+      | <------------------------------------------------ |
       | created {id, pid, warnings?, fds: pidfd,          |
       |   netns?, master?, pty_read?, pty_write?}         |
       | <------------------------------------------------ |
-      | start {id}                                        |
-      | ------------------------------------------------> |
+      | start {id}                                        |  once, also before created: init goes
+      | ------------------------------------------------> |  on then as soon as it is set up
       | running {id}                                      |  execve succeeded
       | <------------------------------------------------ |
       |                                                   |
@@ -36,8 +39,8 @@ Requests may be pipelined; answers carry ``id`` (and ``exec_id`` for an exec)::
       |                                                   |
       | close_stdin {id, exec_id?}      (no answer)       |  drops its copy of stdin_write
       | logs {id, exec_id?, fds: log, index} (no answer)  |  after a rotation
-      | reap {id, exec_id?}                               |
-      | ------------------------------------------------> |  waitid, then drops every descriptor
+      | reap {id, exec_id?}                               |  waitid, then drops every descriptor,
+      | ------------------------------------------------> |  those of namespaces a moment later
       | reaped {id, exec_id?, pid, code, status, ...}     |
       | <------------------------------------------------ |
       | goodbye {}                      (no answer)       |  moves output again
@@ -68,7 +71,7 @@ Requests may be pipelined; answers carry ``id`` (and ``exec_id`` for an exec)::
       | --------------------------> |
       |   P {pid} + pidfd           |  only with an intermediate process: here is the real init
       | <-------------------------- |
-      |   R {warnings} + fds        |  set up: netns?, master?; the names are in "fds"
+      |   R {warnings} + fds        |  set up: netns?, mntns?, master?; names are in "fds"
       | <-------------------------- |
       |   S                         |  start
       | --------------------------> |
@@ -151,6 +154,7 @@ SHUTDOWN = "shutdown"
 WELCOME = "welcome"
 CONTAINER = "container"
 HANDED_OVER = "handed_over"
+SPAWNED = "spawned"
 CREATED = "created"
 RUNNING = "running"
 REAPED = "reaped"

@@ -25,7 +25,7 @@ import trio
 from aruntime.cgroups.driver import Cgroup
 from aruntime.container import logfile, store
 from aruntime.container.state import Status
-from aruntime.daemon import connections, directories, execs, joining, life, unpacking
+from aruntime.daemon import bringup, connections, directories, execs, joining, life, unpacking
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.pump import LogSink
 from aruntime.daemon.record import Container, Exec, Input, Streams
@@ -139,7 +139,7 @@ async def adopt_held(parts: Parts, container: Container, reply: Reply) -> None:
     elif stdin_fd >= 0:
         container.stdin = Input(stdin_fd, tty=False)
     reply.close()
-    life.add_sources(parts, container, streams)
+    bringup.add_sources(parts, container, streams)
     if reply.fields["state"] != "running":
         # The launch was cut off before the program ran: end it like any other run.
         with contextlib.suppress(ProcessLookupError):

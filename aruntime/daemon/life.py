@@ -4,8 +4,8 @@ Functions on a record and the parts of the daemon; which runs there are, and whe
 supervisor's. The order of a start and of an end is what accounting rests on (metering.md R6, R7),
 so it stands here in one place:
 
-    start   cgroup and address → counters registered → init forked and set up → state on disk
-            → the user's program
+    start   cgroup and address → counters registered → init forked → state on disk while init sets
+            itself up → the user's program (bringup)
     end     init is a zombie → exit code → its output is in the log → final reading, durable
             → reaped → address released → cgroup removed → state on disk
 """
@@ -25,12 +25,12 @@ import trio
 from aruntime.cgroups.driver import Cgroup
 from aruntime.container import logfile
 from aruntime.container.state import Status, move
-from aruntime.daemon import connections, directories, launching
+from aruntime.daemon import bringup, connections, directories, launching
 from aruntime.daemon.announcement import Announcement
 from aruntime.daemon.parts import Parts
-from aruntime.daemon.pump import LogSink, Source
-from aruntime.daemon.record import Container, Input, Streams, open_streams
-from aruntime.daemon.shim_client import Reply
+from aruntime.daemon.pump import LogSink
+from aruntime.daemon.record import Container, open_streams
+from aruntime.daemon.shim_client import Launch
 from aruntime.errors import AruntimeError, InitFailed, ShimUnavailable
 from aruntime.kernel import process
 
@@ -109,26 +109,23 @@ async def _launch(parts: Parts, container: Container, *, restarted: bool) -> Non
             journal.warning("container started with less than asked", id=container.id, why=warning)
         await parts.meter.register(parts.meter_subject(container), restarted=restarted)
         undo.push_async_callback(parts.meter.final, container.id, exit_code=None, zombie_pid=0)
-        try:
-            created = await parts.shim.client.launch(
-                container.id,
-                tty=container.config.tty,
-                fds={
-                    **prepared.fds,
-                    **streams.child_ends(),
-                    **streams.daemon_ends(),
-                    "log": sink.log_fd,
-                    "index": sink.index_fd,
-                },
-            )
-        finally:
-            prepared.close()
-        streams.close_child_ends()
-        undo.push_async_callback(_discard_child, parts, container)
-        _take_child(container, created, streams)
-        await _persist_started(parts, container)
-        add_sources(parts, container, streams)
-        await parts.shim.client.start(container.id)
+        with parts.shim.client.launching(container.id) as child:
+            try:
+                await child.fork(
+                    {
+                        **prepared.fds,
+                        **streams.child_ends(),
+                        **streams.daemon_ends(),
+                        "log": sink.log_fd,
+                        "index": sink.index_fd,
+                    },
+                    tty=container.config.tty,
+                )
+            finally:
+                prepared.close()
+            streams.close_child_ends()
+            undo.push_async_callback(_discard_child, parts, container, child)
+            await bringup.bring_up(parts, container, child, streams)
         undo.pop_all()
     parts.meter.state(container.id, "running")
 
@@ -156,59 +153,6 @@ async def discard_prepared(parts: Parts, container: Container) -> None:
         await end_of_cgroup(parts, container)
 
 
-def _take_child(container: Container, created: Reply, streams: Streams) -> None:
-    """Move the descriptors of a child into its record; the rest of the answer is closed."""
-    container.held_by_shim = True
-    container.pidfd = created.take("pidfd")
-    container.state.pid = int(created.fields["pid"])
-    container.state.start_time = process.start_time(container.state.pid)
-    for warning in created.fields.get("warnings", ()):
-        journal.warning("container started with less than asked", id=container.id, why=warning)
-    if container.config.tty:
-        container.master_fd = created.take("master")
-        streams.stdout_read = created.take("pty_read")
-        streams.stderr_read = created.take("pty_write")
-        if container.config.open_stdin:
-            container.stdin = Input(os.dup(container.master_fd), tty=True)
-    elif streams.stdin_write >= 0:
-        container.stdin = Input(streams.stdin_write, tty=False)
-        streams.stdin_write = -1
-    created.close()
-
-
-def add_sources(parts: Parts, container: Container, streams: Streams) -> None:
-    """Give the read ends to the pump; with a pty the pair is its private pipe."""
-    sink = container.sink
-    assert sink is not None
-    if container.config.tty:
-        parts.pump.add(
-            Source(
-                sink,
-                streams.stdout_read,
-                logfile.STDOUT,
-                master_fd=container.master_fd,
-                pipe_write_fd=streams.stderr_read,
-            )
-        )
-    else:
-        parts.pump.add(Source(sink, streams.stdout_read, logfile.STDOUT))
-        parts.pump.add(Source(sink, streams.stderr_read, logfile.STDERR))
-    streams.stdout_read = streams.stderr_read = -1
-
-
-async def _persist_started(parts: Parts, container: Container) -> None:
-    """Make the run known on disk before the user's program can do anything."""
-    now = container.state
-    move(now, Status.RUNNING)
-    now.boot_id = parts.boot_id
-    now.started_ns = time.time_ns()
-    now.finished_ns = 0
-    now.exit_code = None
-    now.error = ""
-    now.oom_killed = False
-    await parts.save_state(container)
-
-
 async def _record_failure(parts: Parts, container: Container, error: Exception) -> None:
     """Leave the record as docker leaves it: not running, with exit code and error."""
     code = error.EXIT_CODE if isinstance(error, AruntimeError) else 125
@@ -227,14 +171,19 @@ async def _record_failure(parts: Parts, container: Container, error: Exception) 
         await parts.save_state(container)
 
 
-async def _discard_child(parts: Parts, container: Container) -> None:
-    """End a child whose program never ran; the shim may have reaped it already."""
-    if container.pidfd >= 0:
+async def _discard_child(parts: Parts, container: Container, child: Launch) -> None:
+    """End a child whose program never ran, unless the shim has reaped it already."""
+    own = child.take_pidfd()
+    pidfd = own if own >= 0 else container.pidfd
+    if pidfd >= 0 and not child.is_reaped:
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(container.pidfd, signal.SIGKILL)
-        await trio.lowlevel.wait_readable(container.pidfd)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        await trio.lowlevel.wait_readable(pidfd)
         with contextlib.suppress(AruntimeError):
             await parts.shim.client.reap(container.id)
+    container.held_by_shim = False
+    if own >= 0:
+        os.close(own)
     if container.sink is not None:
         await wait_output(parts, container)
 

@@ -18,6 +18,7 @@ import trio
 from aruntime.cgroups.detect import Hierarchy
 from aruntime.cgroups.driver import Driver
 from aruntime.container import store
+from aruntime.container.state import ContainerState
 from aruntime.daemon.events import Events
 from aruntime.daemon.pump import Pump
 from aruntime.daemon.record import Container
@@ -157,17 +158,21 @@ class Parts:
             cgroup=container.cgroup,
         )
 
-    async def save_state(self, container: Container) -> None:
+    async def save_state(self, container: Container, coming: ContainerState | None = None) -> None:
         """Write state.json: durably and off the event loop, unless it goes with --rm.
+
+        Args:
+            coming: what the state is about to be, instead of what it is.
 
         Raises:
             OSError: the disk refused.
         """
+        state = container.state if coming is None else coming
         if container.config.auto_remove:
             # Nothing waits for the disk here: a worker thread would cost more than the write.
-            store.save_state(container.directory, container.state, durable=False)
+            store.save_state(container.directory, state, durable=False)
         else:
-            await trio.to_thread.run_sync(store.save_state, container.directory, container.state)
+            await trio.to_thread.run_sync(store.save_state, container.directory, state)
 
     async def keep_state(self, container: Container) -> None:
         """Write state.json where a refusal must not undo what has happened; it is logged.

@@ -99,7 +99,7 @@ class ShimClient:
             ShimGone: it ended meanwhile; another one may be had.
             ShimUnavailable: it refused: another daemon is connected.
         """
-        await self._send({"op": messages.HELLO, "version": __version__}, {})
+        await self.send({"op": messages.HELLO, "version": __version__}, {})
         held: list[Reply] = []
         while True:
             reply = await self._receive()
@@ -137,24 +137,16 @@ class ShimClient:
             for channel in self._waiting.values():
                 channel.close()
 
-    async def launch(self, container_id: str, *, tty: bool, fds: Mapping[str, int]) -> Reply:
-        """Fork a container's init; it is set up when this returns and waits for start.
+    @contextlib.contextmanager
+    def launching(self, container_id: str) -> Iterator[Launch]:
+        """Have a container's init forked, set up and started while the block runs.
 
         Raises:
-            InitFailed: a step of the set-up failed (CommandNotFound, CommandNotInvokable when
-                that was the program); the shim has reaped the child already.
+            ShimUnavailable: the shim is gone, or another launch of this container is under way.
         """
-        request = {"op": messages.LAUNCH, "id": container_id, "tty": tty}
+        request = {"op": messages.LAUNCH, "id": container_id}
         with self._call(request) as answers:
-            await self._send(request, fds)
-            return await expect(answers, messages.CREATED)
-
-    async def start(self, container_id: str) -> None:
-        """Let a container's init execute its program; returns once execve succeeded."""
-        request = {"op": messages.START, "id": container_id}
-        with self._call(request) as answers:
-            await self._send(request, {})
-            (await expect(answers, messages.RUNNING)).close()
+            yield Launch(self, container_id, answers)
 
     async def execute(
         self, container_id: str, exec_id: str, *, tty: bool, fds: Mapping[str, int]
@@ -162,7 +154,7 @@ class ShimClient:
         """Run one more process in a container; its program runs when this returns."""
         request = {"op": messages.EXEC, "id": container_id, "exec_id": exec_id, "tty": tty}
         with self._call(request) as answers:
-            await self._send(request, fds)
+            await self.send(request, fds)
             created = await expect(answers, messages.CREATED)
             try:
                 (await expect(answers, messages.RUNNING)).close()
@@ -175,7 +167,7 @@ class ShimClient:
         """Collect a dead child; returns its code, status and resource usage."""
         request = {"op": messages.REAP, "id": container_id, **exec_field(exec_id)}
         with self._call(request) as answers:
-            await self._send(request, {})
+            await self.send(request, {})
             reply = await expect(answers, messages.REAPED)
             reply.close()
             return reply.fields
@@ -183,20 +175,20 @@ class ShimClient:
     async def close_stdin(self, container_id: str, exec_id: str = "") -> None:
         """Let the shim drop its copy of a stdin, so that the reader sees end of file."""
         request = {"op": messages.CLOSE_STDIN, "id": container_id, **exec_field(exec_id)}
-        await self._send(request, {})
+        await self.send(request, {})
 
     async def replace_logs(self, container_id: str, log_fd: int, index_fd: int) -> None:
         """Give the shim the new log files after a rotation."""
         request = {"op": messages.LOGS, "id": container_id}
-        await self._send(request, {"log": log_fd, "index": index_fd})
+        await self.send(request, {"log": log_fd, "index": index_fd})
 
     async def goodbye(self) -> None:
         """Say that this daemon leaves: the shim moves output again from now on."""
-        await self._send({"op": messages.GOODBYE}, {})
+        await self.send({"op": messages.GOODBYE}, {})
 
     async def shutdown(self) -> None:
         """Ask the shim to end; it refuses while it holds children."""
-        await self._send({"op": messages.SHUTDOWN}, {})
+        await self.send({"op": messages.SHUTDOWN}, {})
 
     def close(self) -> None:
         """Close the connection; the shim takes over at once."""
@@ -222,7 +214,12 @@ class ShimClient:
                     receiving.receive_nowait().close()
             receiving.close()
 
-    async def _send(self, fields: dict[str, Any], fds: Mapping[str, int]) -> None:
+    async def send(self, fields: dict[str, Any], fds: Mapping[str, int]) -> None:
+        """Send one message; the descriptors stay the caller's.
+
+        Raises:
+            ShimUnavailable: the connection has ended.
+        """
         if fds:
             fields = {**fields, "fds": list(fds)}
         content = json.dumps(fields, separators=(",", ":")).encode()
@@ -265,6 +262,74 @@ class ShimClient:
         fields = json.loads(content)
         names = fields.pop("fds", [])
         return Reply(fields, dict(zip(names, numbers, strict=True)))
+
+
+class Launch:
+    """A container's init on its way from the fork to its program.
+
+    It may be allowed to run its program before it is set up, and goes on by itself then: what has
+    to be done before the program runs is done meanwhile. Whatever of these raises InitFailed, the
+    shim has already reaped the child.
+
+    Attributes:
+        pid, pidfd: of init, once it is forked; the descriptor is this object's until it is taken.
+        is_reaped: the launch has failed and the shim has nothing of it any more.
+    """
+
+    def __init__(
+        self, client: ShimClient, container_id: str, answers: trio.MemoryReceiveChannel[Reply]
+    ) -> None:
+        self._client = client
+        self._id = container_id
+        self._answers = answers
+        self.pid = 0
+        self.pidfd = -1
+        self.is_reaped = False
+
+    async def fork(self, fds: Mapping[str, int], *, tty: bool) -> None:
+        """Have init forked; it sets the container up and waits then.
+
+        Raises:
+            InitFailed: it could not be forked.
+        """
+        request = {"op": messages.LAUNCH, "id": self._id, "tty": tty, "announce": True}
+        await self._client.send(request, fds)
+        spawned = await self._expect(messages.SPAWNED)
+        self.pid, self.pidfd = int(spawned.fields["pid"]), spawned.take("pidfd")
+        spawned.close()
+
+    async def allow(self) -> None:
+        """Let init execute the program, now or as soon as the container is set up."""
+        await self._client.send({"op": messages.START, "id": self._id}, {})
+
+    async def created(self) -> Reply:
+        """Wait until the container is set up; the answer has a pty's descriptors and warnings.
+
+        Raises:
+            InitFailed: a step failed (CommandNotFound, CommandNotInvokable when that was to find
+                the program).
+        """
+        return await self._expect(messages.CREATED)
+
+    async def running(self) -> None:
+        """Wait until the program has been executed.
+
+        Raises:
+            InitFailed: it could not be.
+        """
+        (await self._expect(messages.RUNNING)).close()
+
+    async def _expect(self, op: str) -> Reply:
+        try:
+            return await expect(self._answers, op)
+        except InitFailed:
+            self.is_reaped = True
+            raise
+
+    def take_pidfd(self) -> int:
+        """Return the descriptor, the caller's from now on."""
+        taken, self.pidfd = self.pidfd, -1
+        return taken
 
 
 def exec_field(exec_id: str) -> dict[str, str]:

@@ -37,6 +37,9 @@ HELD_NAMES = (
 )
 """Descriptors that outlive the launch, in the order in which they are handed over."""
 
+NAMESPACE_NAMES = ("netns", "mntns")
+"""Descriptors that keep a container's namespaces until its books are closed."""
+
 MADE_NAMES = ("master", "pty_read", "pty_write", "netns")
 """Those of HELD_NAMES that the launch makes; the others the daemon has given and has itself."""
 
@@ -45,15 +48,17 @@ class Child:
     """One child; owns every descriptor in it.
 
     Attributes:
-        fds: held descriptors by name, of HELD_NAMES.
+        fds: held descriptors by name, of HELD_NAMES and NAMESPACE_NAMES.
         channel: the socket to init until execve, None afterwards.
         intermediate: pid and pidfd of the process before init, until it is reaped.
         failure: fields of ``failed``, once the launch has failed.
         ended: names of the streams that are at their end.
         start_at_once: whether it runs as soon as it is set up.
+        announced: whether the daemon is told of it as soon as it is forked.
     """
 
     __slots__ = (
+        "announced",
         "channel",
         "ended",
         "exec_id",
@@ -81,6 +86,7 @@ class Child:
         self.failure: dict[str, Any] | None = None
         self.ended: tuple[str, ...] = ()
         self.start_at_once = False
+        self.announced = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -101,6 +107,10 @@ class Child:
         """Return pidfd and those of the named descriptors that there are, in this order."""
         there = [name for name in names if name in self.fds]
         return {"pidfd": self.pidfd, **{name: self.fds[name] for name in there}}
+
+    def take_namespaces(self) -> list[int]:
+        """Return the descriptors of its namespaces, the caller's from now on."""
+        return [self.fds.pop(name) for name in NAMESPACE_NAMES if name in self.fds]
 
     def drop(self, name: str) -> None:
         """Close one held descriptor, if there is one."""

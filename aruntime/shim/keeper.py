@@ -16,7 +16,9 @@ from aruntime.container import messages, spawn
 from aruntime.kernel import process
 from aruntime.shim import children as states
 from aruntime.shim.children import Child
+from aruntime.shim.link import GONE_ERRNOS
 from aruntime.shim.pump import Pump
+from aruntime.shim.remains import Remains
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class Keeper:
         self._defaults = defaults
         self._children: dict[tuple[str, str], Child] = {}
         self._daemon: Connection | None = None
+        self._remains = Remains(loop)
         self.pump = Pump(loop, log)
         self.pump.start(())
 
@@ -156,6 +159,13 @@ class Keeper:
             self._send({**child.fields(messages.FAILED), **failure})
             return
         self._children[child.key] = child
+        child.announced = bool(fields.get("announce"))
+        self._announce(child)
+
+    def _announce(self, child: Child) -> None:
+        """Tell the daemon that asked for it whom it will get, as soon as that is known."""
+        if child.announced and child.pid and self._daemon is not None:
+            self._daemon.send({**child.fields(messages.SPAWNED), "pid": child.pid}, child)
 
     def _payload(
         self, op: str, child: Child, fields: dict[str, Any], fds: dict[str, int]
@@ -212,6 +222,8 @@ class Keeper:
                 )
             except BlockingIOError:
                 return
+            except ConnectionResetError:
+                continue  # it ended with its start unread (unix(7)); what it said comes now
             except OSError as error:
                 self._log(f"channel of {child.id[:12]}: {error}")
                 content, ancillary = b"", []
@@ -226,6 +238,7 @@ class Keeper:
         fds = dict(zip(fields.pop("fds", ()), numbers, strict=True))
         if kind == messages.INIT_SPAWNED:
             child.pid, child.pidfd = int(fields["pid"]), fds["pidfd"]
+            self._announce(child)
         elif kind == messages.INIT_READY:
             child.fds.update(fds)
             self._set_up(child, fields.get("warnings", []))
@@ -302,17 +315,24 @@ class Keeper:
     # --- requests about one child
 
     def _start(self, child: Child, fields: dict[str, Any], fds: dict[str, int]) -> None:
-        if child.state != states.CREATED:
+        early = child.state == states.SPAWNING and not child.start_at_once
+        if not early and child.state != states.CREATED:
             self._refuse(fields, errno.EALREADY, f"the child is {child.state}")
             return
-        child.state = states.STARTING
+        child.start_at_once = True
+        child.state = states.SPAWNING if early else states.STARTING
         try:
             if child.channel is None:
                 raise OSError(errno.ESRCH, "init died before it was started")
             child.channel.sendmsg([messages.INIT_START], [], _socket.MSG_NOSIGNAL)
         except OSError as error:
-            child.failure = messages.failure(messages.STEP_START, error)
-            self._channel_ended(child)
+            if not early:
+                child.failure = messages.failure(messages.STEP_START, error)
+                self._channel_ended(child)
+                return
+            if error.errno not in GONE_ERRNOS:  # else init's own last words are still to be heard
+                child.failure = messages.failure(messages.STEP_START, error)
+            self._kill(child)
 
     def _close_stdin(self, child: Child, fields: dict[str, Any], fds: dict[str, int]) -> None:
         child.drop("stdin_write")
@@ -336,6 +356,7 @@ class Keeper:
         if not pid:
             self._refuse(fields, errno.EBUSY, "the child is running")
             return
+        self._remains.take(child.take_namespaces())
         self._forget(child)
         answer = {
             "pid": pid,
@@ -370,14 +391,8 @@ class Keeper:
     def _refuse(self, fields: dict[str, Any], number: int, reason: str) -> None:
         """Answer a request that changed nothing."""
         container_id, exec_id = states.key_of(fields)
-        answer = {
-            "op": messages.FAILED,
-            "id": container_id,
-            "step": messages.STEP_REQUEST,
-            "errno": number,
-            "strerror": reason,
-            "path": "",
-        }
+        failure = messages.failure(messages.STEP_REQUEST, OSError(number, reason))
+        answer = {"op": messages.FAILED, "id": container_id, **failure}
         self._send({**answer, "exec_id": exec_id} if exec_id else answer)
 
     def _send(self, fields: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from aruntime.shim import boot
 from tests.kernel.shim.specs import payload_of, spec_of
 
 TIMEOUT_SECONDS = 20
+LET_GO_SECONDS = 2
 MAX_MESSAGE = 1 << 16
 MAX_FDS = 16
 
@@ -179,12 +180,14 @@ class Shim:
         log_dir: Path | None = None,
         stdin: bool = False,
         start: bool = False,
+        announce: bool = False,
         fds: Mapping[str, int] | None = None,
         **options: Any,
     ) -> None:
         """Ask for a container."""
         content = payload_of(container_id, self.rootfs, args, **options)
-        fields = {"op": "launch", "id": container_id, **({"start": True} if start else {})}
+        asked = {name: True for name, on in (("start", start), ("announce", announce)) if on}
+        fields = {"op": "launch", "id": container_id, **asked}
         tty = bool(options.get("tty"))
         self.request(fields, content, tty=tty, log_dir=log_dir, stdin=stdin, fds=fds)
 
@@ -305,6 +308,12 @@ class Shim:
             with contextlib.suppress(FileNotFoundError):
                 found.append(os.readlink(f"{directory}/{entry}"))
         return sorted(found)
+
+    def wait_descriptors(self, expected: list[str], what: object = "") -> None:
+        """Wait until just this is open; namespaces of what was reaped go a moment later."""
+        with contextlib.suppress(AssertionError):
+            self.wait_for(lambda: self.descriptors() == expected, LET_GO_SECONDS)
+        assert self.descriptors() == expected, what
 
     def close(self) -> None:
         """Kill what is left and end the shim."""

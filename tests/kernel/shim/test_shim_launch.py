@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from aruntime.container import messages
 from tests.kernel.shim.commander import Shim
 
 pytestmark = pytest.mark.kernel
@@ -73,6 +75,61 @@ def test_start_at_once(shim: Shim) -> None:
     shim.reap("c1")
 
 
+def test_start_before_init_is_set_up(shim: Shim, tmp_path: Path) -> None:
+    """A daemon that knows whom it will get may say so at once; init goes on when it is ready."""
+    fifo = tmp_path / "cgroup.procs"
+    os.mkfifo(fifo)  # init blocks as it "joins" this cgroup, until somebody reads
+    shim.send_launch("c1", ["echo", "ran"], announce=True, cgroup_dirs=[str(tmp_path)])
+    spawned = shim.daemon.expect("spawned", "c1")
+    assert spawned["pid"] in shim.children()
+    shim.daemon.send({"op": "start", "id": "c1"})
+    shim.daemon.send({"op": "start", "id": "c1"})
+    assert shim.daemon.expect("failed", "c1")["errno"] == errno.EALREADY
+    assert fifo.read_bytes() == b"0"
+    assert shim.daemon.expect("created", "c1")["pid"] == spawned["pid"]
+    shim.daemon.expect("running", "c1")
+    assert shim.output("c1") == "ran\n"
+    assert shim.reap("c1")["code"] == 0
+
+
+def test_start_of_an_init_that_fails(shim: Shim, tmp_path: Path) -> None:
+    """The failure is told once, in its own words, and nothing is left."""
+    before = shim.descriptors()
+    fifo = tmp_path / "cgroup.procs"
+    os.mkfifo(fifo)
+    shim.send_launch("c1", ["no-such-program"], announce=True, cgroup_dirs=[str(tmp_path)])
+    shim.daemon.expect("spawned", "c1")
+    shim.daemon.send({"op": "start", "id": "c1"})
+    assert fifo.read_bytes() == b"0"
+    failed = shim.daemon.expect("failed", "c1")
+    assert (failed["step"], failed["errno"]) == (messages.STEP_LOOKUP, errno.ENOENT)
+    assert shim.children() == []
+    shim.daemon.forget("c1")
+    shim.wait_descriptors(before)
+
+
+def test_announcement_through_an_intermediate_process(shim: Shim) -> None:
+    """It names the real init, not the process that forks it."""
+    linux = {"timeOffsets": {"boottime": {"secs": 1_000_000}}}
+    kinds = ("pid", "mount", "time")
+    shim.send_launch("c1", ["sleep", "1000"], announce=True, namespaces=kinds, linux=linux)
+    spawned = shim.daemon.expect("spawned", "c1")
+    shim.daemon.send({"op": "start", "id": "c1"})
+    assert shim.daemon.expect("created", "c1")["pid"] == spawned["pid"]
+    shim.daemon.expect("running", "c1")
+    shim.kill("c1")
+    assert shim.reap("c1")["code"] == 137
+
+
+def test_namespaces_outlive_the_reaping_for_a_moment(shim: Shim) -> None:
+    """Who is told of the end waits for no unmounting; then they are gone."""
+    before = shim.descriptors()
+    shim.launch("c1", ["true"])
+    shim.reap("c1")
+    shim.daemon.forget("c1")
+    shim.wait_descriptors(before)
+
+
 def test_reap_leaves_nothing_in_the_shim(shim: Shim) -> None:
     """Every descriptor and every process of a container goes with its reap."""
     before = shim.descriptors()
@@ -81,7 +138,7 @@ def test_reap_leaves_nothing_in_the_shim(shim: Shim) -> None:
     for number in range(5):
         shim.kill(f"c{number}")
         shim.reap(f"c{number}")
-    assert shim.descriptors() == before
+    shim.wait_descriptors(before)
     assert shim.children() == []
 
 
