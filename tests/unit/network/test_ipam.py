@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from aruntime.errors import AddressPoolExhausted, Conflict, InvalidParameter
+from aruntime.network.departed import link_name
 from aruntime.network.ipam import Leases, Pool
 
 SMALL = IPv4Network("10.0.0.0/28")
@@ -174,6 +176,28 @@ def test_two_daemons_on_one_directory(tmp_path: Path) -> None:
     ]
 
     assert len(set(given_out)) == 12
+
+
+def test_a_usual_lease_lies_in_the_inode(tmp_path: Path) -> None:
+    """Short enough that no file system finds a block for it, and read as what was written."""
+    holder = secrets.token_hex(32)
+    kept = leases(tmp_path).acquire(holder, link_name(holder))
+    (written,) = tmp_path.iterdir()
+
+    assert len(os.readlink(written)) < 60
+    assert leases(tmp_path).all() == [kept]
+    assert kept.container_id == holder
+
+
+def test_a_lease_of_an_earlier_release(tmp_path: Path) -> None:
+    """It had the id as it is, and every word."""
+    (tmp_path / "10.0.0.3").symlink_to(f"{'a' * 64} ar3 eth0 - -")
+    (tmp_path / "10.0.0.4").symlink_to(f"{'b' * 64} ar4 eth1 02:42:0a:00:00:09 -")
+    first, second = leases(tmp_path).all()
+
+    assert (first.container_id, first.host_ifname, first.interface) == ("a" * 64, "ar3", "eth0")
+    assert (second.container_id, second.interface) == ("b" * 64, "eth1")
+    assert second.mac == bytes.fromhex("02420a000009")
 
 
 def test_what_is_no_lease_is_removed(tmp_path: Path) -> None:
