@@ -41,6 +41,18 @@ TOTALS = {
     "network_egress_bytes": "NetworkEgress",
 }
 """Each number of the tenants' page, and the field of usage that it is."""
+PAGE = {
+    "Core-hours": ("CPUUsed", 3600),
+    "GiB-hours": ("MemoryUsed", 3600 << 30),
+    "Container-hours": ("Container", 3600),
+    "Paused": ("Paused", 1),
+    "Read": ("BlockRead", 1),
+    "Written": ("BlockWrite", 1),
+    "Received": ("NetworkReceive", 1),
+    "Sent": ("NetworkTransmit", 1),
+    "Left the host": ("NetworkEgress", 1),
+}
+"""What the page calls a field of usage, and how much of its unit makes one of the page's."""
 UP_TO_ONE = re.compile(r"(throttled_periods|pressure|unseen)")
 
 
@@ -146,3 +158,36 @@ def test_tenants_page_says_what_usage_says(played: Played) -> None:
             )
             shown = float(found[0]["value"][1])
             assert math.isclose(shown, float(row[field]), rel_tol=1e-12), (row["Tenant"], metric)
+    check_page(played, rows)
+
+
+def check_page(played: Played, rows: list[dict[str, str]]) -> None:
+    """Fail if the page makes anything else of the totals than usage does.
+
+    The growth that it asks for is left out: since the beginning that is the totals themselves.
+    """
+    board = dashboards.boards()["aruntime-tenants"]
+    (table,) = (panel for panel in board["panels"] if panel["type"] == "table")
+    titles = table["transformations"][1]["options"]["renameByName"]
+    columns = {titles[f"Value #{one['refId']}"]: one["expr"] for one in table["targets"]}
+    assert set(columns) == set(PAGE)
+    for title, expr in columns.items():
+        field, scale = PAGE[title]
+        shown = {one["metric"]["tenant"]: one["value"][1] for one in totals(played, expr)}
+        for row in rows:
+            wanted = float(row[field]) / scale
+            assert math.isclose(float(shown[row["Tenant"]]), wanted, rel_tol=1e-12), title
+    numbers = {one["title"]: one for one in dashboards.panels(board) if one["type"] == "stat"}
+    for title in PAGE.keys() & numbers.keys():
+        field, scale = PAGE[title]
+        (found,) = totals(played, numbers[title]["targets"][0]["expr"])
+        wanted = sum(float(row[field]) for row in rows) / scale
+        assert math.isclose(float(found["value"][1]), wanted, rel_tol=1e-12), title
+
+
+def totals(played: Played, expr: str) -> list[dict[str, Any]]:
+    """What an expression makes of totals instead of their growth."""
+    growth = re.compile(r"increase\((\w+\{[^}]*\})\[[^]]*\]\)")
+    text, count = growth.subn(r"\1", dashboards.plain(expr))
+    assert count == 1, expr
+    return played.prometheus.query(text)
