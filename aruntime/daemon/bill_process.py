@@ -20,7 +20,7 @@ import msgspec
 from aruntime.daemon.commands.bill_rows import bill_json, bill_table
 from aruntime.daemon.report_page import page
 from aruntime.errors import AruntimeError, Conflict, Unavailable, os_error_text
-from aruntime.metering.archive import Archived, bill_of, document_of, latest
+from aruntime.metering.archive import Archived, bill_of, document_of, latest, prepare
 from aruntime.metering.bill import FILE_KIND, Bill, FileExporter, parse_period
 from aruntime.metering.export import exporter_class
 from aruntime.metering.invoicing import make_bill
@@ -119,8 +119,10 @@ def make_document(request: Request) -> bytes:
     with LedgerReader(request.ledger) as reader:
         stored = latest(reader.bills(request.period), request.period)
         if stored is not None:
-            return stored.document()
-        return document_of(_bill(reader, request, _records(reader, request)))
+            text = stored.document()
+        else:
+            text = document_of(_bill(reader, request, _records(reader, request)))
+    return prepare(text).encoded()
 
 
 def make_page(request: Request) -> str:

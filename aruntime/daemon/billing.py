@@ -21,7 +21,7 @@ import trio
 from aruntime.daemon.bill_process import DOCUMENT, MODULE, Request
 from aruntime.daemon.pricing import Pricing
 from aruntime.errors import AruntimeError, Unavailable
-from aruntime.metering.archive import KEPT, Seal
+from aruntime.metering.archive import KEPT, Seal, decode_prepared
 from aruntime.metering.bill import Period, parse_period, period_of
 from aruntime.metering.issuing import store
 from aruntime.metering.ledger_reader import LedgerReader
@@ -88,7 +88,7 @@ async def keep_bill(meter: Meter, request: Request, *, kind: str, author: str = 
     signer = await trio.to_thread.run_sync(meter.checkpoints.signer)
     return await meter.books.commits.exclusively(
         partial(
-            store, meter.books.file, done.stdout, request.period,
+            store, meter.books.file, decode_prepared(done.stdout),
             kind=kind, author=author, signer=signer, now_ns=time.time_ns(),
         )
     )  # fmt: skip

@@ -28,6 +28,9 @@ VERSION = 1
 
 ISSUED, KEPT = "issued", "kept"
 
+PIECE_BYTES = 1 << 18
+CHANGED = "its document was changed: its hash is not the one that was signed"
+
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
     """A bill as it is stored."""
@@ -100,6 +103,18 @@ class Archived(NamedTuple):
     found_by: tuple[int, str] | None = None
     """Number and period by which the ledger finds it; None where it is in no table."""
 
+    def digest(self) -> str:
+        """SHA-256 of the document, which is not held in memory as a whole; empty if garbled."""
+        unpacking, digest = zlib.decompressobj(), hashlib.sha256()
+        try:
+            piece = unpacking.decompress(self.packed, PIECE_BYTES)
+            while piece:
+                digest.update(piece)
+                piece = unpacking.decompress(unpacking.unconsumed_tail, PIECE_BYTES)
+        except zlib.error:
+            return ""
+        return digest.hexdigest() if unpacking.eof else ""
+
     def document(self) -> bytes:
         """The document's bytes.
 
@@ -136,7 +151,7 @@ def bill_of(archived: Archived) -> Bill:
     """
     text, seal = archived.document(), archived.seal
     if hashlib.sha256(text).hexdigest() != seal.digest:
-        raise ValueError("its document was changed: its hash is not the one that was signed")
+        raise ValueError(CHANGED)
     document = msgspec.json.decode(text, type=Document)
     if document.v != VERSION:
         raise ValueError(f"document of version {document.v}, this aruntime knows {VERSION}")
@@ -156,8 +171,72 @@ def bill_of(archived: Archived) -> Bill:
     )
 
 
+class Outline(msgspec.Struct, frozen=True, kw_only=True):
+    """What a seal needs to know of a document, so that nobody else has to hold its lines."""
+
+    period: str
+    book_version: str
+    first_seq: int
+    last_seq: int
+    head_seq: int
+    head_hash: str
+    invoices: tuple[SealedInvoice, ...]
+    """Without numbers."""
+    digest: str
+
+
+class Prepared(NamedTuple):
+    """A document that is ready to be sealed."""
+
+    outline: Outline
+    packed: bytes
+    """As in :class:`Archived`."""
+
+    def encoded(self) -> bytes:
+        """For :func:`decode_prepared`."""
+        return msgspec.json.encode(self.outline) + b"\n" + self.packed
+
+
+def decode_prepared(text: bytes) -> Prepared:
+    """Read what another process prepared.
+
+    Raises:
+        msgspec.DecodeError: it is something else.
+    """
+    outline, _, packed = text.partition(b"\n")
+    return Prepared(msgspec.json.decode(outline, type=Outline), packed)
+
+
+def prepare(text: bytes) -> Prepared:
+    """Make a document ready to be sealed; takes memory for its lines."""
+    document = msgspec.json.decode(text, type=Document)
+    return Prepared(
+        Outline(
+            period=document.period,
+            book_version=document.book.version,
+            first_seq=document.first_seq,
+            last_seq=document.last_seq,
+            head_seq=document.head_seq,
+            head_hash=document.head_hash,
+            invoices=tuple(
+                SealedInvoice(
+                    number=0,
+                    id=invoice_id(document, invoice),
+                    tenant=invoice.tenant,
+                    account_name=invoice.account_name,
+                    currency=invoice.currency,
+                    payable=invoice.payable,
+                )
+                for invoice in document.invoices
+            ),
+            digest=hashlib.sha256(text).hexdigest(),
+        ),
+        zlib.compress(text, 9),
+    )
+
+
 def sealed(
-    text: bytes,
+    prepared: Prepared,
     before: Iterable[Seal],
     *,
     host: tuple[str, int],
@@ -169,7 +248,7 @@ def sealed(
     """Seal a document.
 
     Args:
-        text: the document.
+        prepared: the document.
         before: all seals that there are.
         host: the ledger's id and when it was made.
         kind: ``issued`` or ``kept``.
@@ -177,21 +256,13 @@ def sealed(
         time_ns: Unix time.
         signer: the key.
     """
-    document = msgspec.json.decode(text, type=Document)
-    seals = list(before)
-    issued = [one.number for seal in seals for one in seal.invoices]
-    number = max(issued, default=0)
-    invoices = []
-    for place, invoice in enumerate(document.invoices, 1):
-        invoices.append(
-            SealedInvoice(
-                number=number + place if kind == ISSUED else 0,
-                id=invoice_id(document, invoice),
-                tenant=invoice.tenant,
-                account_name=invoice.account_name,
-                currency=invoice.currency,
-                payable=invoice.payable,
-            )
+    seals, outline = list(before), prepared.outline
+    number = max((one.number for seal in seals for one in seal.invoices), default=0)
+    invoices = outline.invoices
+    if kind == ISSUED:
+        invoices = tuple(
+            msgspec.structs.replace(one, number=number + place)
+            for place, one in enumerate(outline.invoices, 1)
         )
     unsigned = Seal(
         n=seals[-1].n + 1 if seals else 1,
@@ -200,19 +271,19 @@ def sealed(
         time_ns=time_ns,
         kind=kind,
         author=author,
-        period=document.period,
-        book_version=document.book.version,
-        first_seq=document.first_seq,
-        last_seq=document.last_seq,
-        head_seq=document.head_seq,
-        head_hash=document.head_hash,
-        invoices=tuple(invoices),
-        digest=hashlib.sha256(text).hexdigest(),
+        period=outline.period,
+        book_version=outline.book_version,
+        first_seq=outline.first_seq,
+        last_seq=outline.last_seq,
+        head_seq=outline.head_seq,
+        head_hash=outline.head_hash,
+        invoices=invoices,
+        digest=outline.digest,
         prev=seal_hash(seals[-1]) if seals else "",
         key=signer.public,
     )
     seal = msgspec.structs.replace(unsigned, signature=signer.sign(signed_bytes(unsigned)))
-    return Archived(seal, zlib.compress(text, 9))
+    return Archived(seal, prepared.packed)
 
 
 def invoice_id(document: Document, invoice: Invoice) -> str:

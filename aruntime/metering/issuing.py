@@ -9,10 +9,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 
-import msgspec
-
 from aruntime.errors import Conflict, Unavailable
-from aruntime.metering.archive import ISSUED, Document, Seal, seal_hash, sealed
+from aruntime.metering.archive import ISSUED, Prepared, Seal, seal_hash, sealed
 from aruntime.metering.bill import parse_period
 from aruntime.metering.chain import Signs, next_checkpoint
 from aruntime.metering.ledger_file import LedgerFile
@@ -22,14 +20,7 @@ from aruntime.metering.schema import insert_bill, insert_checkpoint
 
 
 def store(
-    file: LedgerFile,
-    text: bytes,
-    period: str,
-    *,
-    kind: str,
-    author: str,
-    signer: Signs,
-    now_ns: int,
+    file: LedgerFile, prepared: Prepared, *, kind: str, author: str, signer: Signs, now_ns: int
 ) -> Seal:
     """Seal a document and store it, with a checkpoint; durable when this returns. Blocks.
 
@@ -37,8 +28,7 @@ def store(
 
     Args:
         file: the ledger.
-        text: the document.
-        period: its month.
+        prepared: the document.
         kind: ``issued`` or ``kept``.
         author: who issues it.
         signer: the key.
@@ -51,17 +41,18 @@ def store(
         Conflict: usage of the month came since the document was made.
         Unavailable: the ledger cannot be read or written; nothing has changed.
     """
+    period = prepared.outline.period
     with LedgerReader(file.path) as reader:
         seals = list(reader.seals())
         for one in reversed(seals):
             if one.period == period and one.kind in (ISSUED, kind):
                 return one
-        head_seq = msgspec.json.decode(text, type=Document).head_seq
+        head_seq = prepared.outline.head_seq
         if not has_kept(seals, period) and next(later_records(reader, period, head_seq), None):
             raise Conflict(f"usage of {period} changed while its bill was made: try again")
     host = (file.host_id, file.created_ns)
     made = sealed(
-        text, seals, host=host, kind=kind, author=author, time_ns=now_ns, signer=signer
+        prepared, seals, host=host, kind=kind, author=author, time_ns=now_ns, signer=signer
     )  # fmt: skip
     head = file.durable.head
     checkpoint = next_checkpoint(

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from aruntime.metering.archive import ISSUED, Archived, Seal, bill_of, seal_hash
+from aruntime.metering.archive import CHANGED, ISSUED, Archived, Seal, bill_of, seal_hash
 from aruntime.metering.chain import (
     Checkpoint,
     Head,
@@ -217,17 +217,24 @@ def check_bills(
         yield Fault("bills", f"{len(due)} that checkpoints name are not there")
 
 
+def _says_so(archived: Archived) -> bool:
+    """Whether a document has the invoices that its seal names."""
+    try:
+        bill = bill_of(archived)
+    except (ValueError, msgspec.DecodeError):
+        return False
+    said = [(one.id, one.payable) for one in archived.seal.invoices]
+    return said == [(invoice_id, invoice.payable) for invoice_id, invoice in bill.numbered()]
+
+
 def _wrong_bill(archived: Archived, invoices: int) -> str:
     """What is wrong with a bill whose seal is right; empty if nothing is."""
     seal = archived.seal
     if archived.found_by not in (None, (seal.n, seal.period)):
         return "the columns it is found by are not what it says"
-    try:
-        bill = bill_of(archived)
-    except (ValueError, msgspec.DecodeError) as error:
-        return str(error)
-    said = [(one.id, one.payable) for one in seal.invoices]
-    if said != [(invoice_id, invoice.payable) for invoice_id, invoice in bill.numbered()]:
+    if archived.digest() != seal.digest:
+        return CHANGED
+    if not seal.key and not _says_so(archived):  # a key has signed both, without holding the lines
         return "its invoices are not those of its document"
     numbers = [one.number for one in seal.invoices]
     if seal.kind == ISSUED and numbers != [*range(invoices + 1, invoices + 1 + len(numbers))]:

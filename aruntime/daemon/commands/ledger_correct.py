@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pwd
+import textwrap
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -108,7 +109,8 @@ COMMANDS = [
         ),
         minimum=1, maximum=1,
         description="The record stays as it is; a new one, chained and signed like any other,\n"
-        "says what is to be counted more or less. It counts where the record does, or this month\n"
-        f"if that one was billed. Measures are those of 'usage': {', '.join(COUNTED)}.",
+        "says what is to be counted more or less. It counts where the record does, or in\n"
+        "this month if the bill of that one was issued. Measures, in the units of 'usage --format json':\n"
+        + textwrap.fill(", ".join(COUNTED), 80),
     ),
 ]  # fmt: skip

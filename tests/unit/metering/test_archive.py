@@ -16,7 +16,7 @@ from aruntime.daemon.commands.bill_rows import bill_json, bill_table
 from aruntime.errors import Conflict, Unavailable
 from aruntime.metering import exported
 from aruntime.metering.amending import Wanted, amend
-from aruntime.metering.archive import ISSUED, KEPT, Seal, bill_of, document_of, latest
+from aruntime.metering.archive import ISSUED, KEPT, Seal, bill_of, document_of, latest, prepare
 from aruntime.metering.bill import Bill, Issue, Period
 from aruntime.metering.chain import checkpoint_hash, next_checkpoint, signed_bytes
 from aruntime.metering.corrections import Author, parse_amount
@@ -33,7 +33,9 @@ from aruntime.metering.schema import (
     SCHEMA_2,
     SCHEMA_VERSION,
     insert_checkpoint,
-    prepare,
+)
+from aruntime.metering.schema import (
+    prepare as prepare_file,
 )
 from aruntime.metering.signing import Signer, is_signed, load_or_make
 from aruntime.metering.totals import Note
@@ -66,9 +68,7 @@ def issue(
     file = LedgerFile(str(path / "ledger.db"))
     file.open()
     try:
-        return store(
-            file, text, str(period), kind=kind, author="clerk", signer=signer, now_ns=AFTER
-        )
+        return store(file, prepare(text), kind=kind, author="clerk", signer=signer, now_ns=AFTER)
     finally:
         file.close()
 
@@ -191,7 +191,7 @@ TAMPERING = [
     (put("author", "'x'"), "bill 1: its signature is not of its content"),
     (put("invoices[0].payable", "'0.01'"), "bill 1: its signature is not of its content"),
     (put("key", "''"), "bill 1: is not signed"),
-    ("UPDATE bills SET document = x'00' WHERE n = 1", "bill 1: its document cannot be read"),
+    ("UPDATE bills SET document = x'00' WHERE n = 1", "bill 1: its document was changed"),
     ("UPDATE bills SET document = (SELECT document FROM bills WHERE n = 2) WHERE n = 1",
      "bill 1: its document was changed: its hash is not the one that was signed"),
     ("DELETE FROM bills WHERE n = 1", "bill 2: comes after bill 0"),
@@ -310,7 +310,7 @@ def test_a_later_checkpoint_names_the_bill_too(tmp_path: Path, signer: Signer) -
     assert faults_in(tmp_path, signer.public) == []
     with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as connection:
         connection.execute("DELETE FROM bills")
-        prepare(connection, "x", migrate)
+        prepare_file(connection, "x", migrate)
     assert "bills: 1 that checkpoints name are not there" in faults_in(tmp_path, signer.public)
 
 
@@ -324,7 +324,7 @@ def test_a_full_disk_issues_nothing(tmp_path: Path, signer: Signer) -> None:
     file._connection.execute("PRAGMA query_only = 1")
     with pytest.raises(Unavailable, match="cannot write to the ledger"):
         store(
-            file, text, str(NOVEMBER), kind=ISSUED, author="x", signer=signer, now_ns=AFTER
+            file, prepare(text), kind=ISSUED, author="x", signer=signer, now_ns=AFTER
         )  # fmt: skip
     assert file.checkpoint is None
     file.close()

@@ -15,7 +15,7 @@ from aruntime.daemon.billing import BillKeeper, unkept
 from aruntime.daemon.commands.bill_rows import bill_json
 from aruntime.daemon.pricing import Pricing
 from aruntime.errors import Unavailable
-from aruntime.metering.archive import KEPT, document_of
+from aruntime.metering.archive import KEPT, document_of, prepare
 from aruntime.metering.bill import Period
 from aruntime.metering.chain import Unsigned, next_checkpoint
 from aruntime.metering.issuing import store
@@ -69,7 +69,7 @@ def keep_and_prune(path: Path, period: Period, now_ns: int) -> int:
     file.open()
     done = 0
     try:
-        store(file, text, str(period), kind=KEPT, author="", signer=SIGNER, now_ns=now_ns)
+        store(file, prepare(text), kind=KEPT, author="", signer=SIGNER, now_ns=now_ns)
         old_checkpoint(file, period.end_ns)
         while some := prune(file, SIGNER, KEEP, now_ns, before_ns=period.end_ns):
             done += some
