@@ -110,7 +110,8 @@ COMMANDS = [
         minimum=1, maximum=1,
         description="The record stays as it is; a new one, chained and signed like any other,\n"
         "says what is to be counted more or less. It counts where the record does, or in\n"
-        "this month if the bill of that one was issued. Measures, in the units of 'usage --format json':\n"
+        "this month if the bill of that one was issued. Measures, in the units of 'usage\n"
+        "--format json':\n"
         + textwrap.fill(", ".join(COUNTED), 80),
     ),
 ]  # fmt: skip
