@@ -37,6 +37,11 @@ class Cgroup(msgspec.Struct, frozen=True):
         """Absolute directory by controller."""
         return {name: point + self.path for name, point in self.mounts.items()}
 
+    def directory(self, name: str) -> str | None:
+        """One of :attr:`directories`, None if it is not among them."""
+        point = self.mounts.get(name)
+        return point + self.path if point is not None else None
+
     def present(self) -> Cgroup:
         """Return the handle with those trees only in which the cgroup is at this moment."""
         mounts = self.mounts.items()

@@ -120,7 +120,7 @@ class Lifecycle(ABC):
         """Make the parent group where it is missing, ready to have children."""
 
     def _freezer(self, cgroup: Cgroup) -> Freezer:
-        return Freezer(cgroup.directories.get("unified"), cgroup.directories.get("freezer"))
+        return Freezer(cgroup.directory("unified"), cgroup.directory("freezer"))
 
     def _make_directories(self, cgroup: Cgroup, undo: tree.Undo) -> None:
         """Make the cgroup in every hierarchy; ``undo`` learns to remove what was made."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -131,6 +131,8 @@ class ForeignCgroups:
         self._marks = Marks("")
         self._groups: dict[str, Group] = {}
         self._ended: dict[str, MeterSubject] = {}
+        self._mounts: dict[frozenset[str] | None, Mapping[str, str]] = {}
+        """Mount points by the trees that a cgroup is in."""
         self._one_thread = trio.CapacityLimiter(1)
         self._nursery: trio.Nursery | None = None
 
@@ -197,9 +199,12 @@ class ForeignCgroups:
         return False
 
     def _cgroup(self, path: str, trees: frozenset[str] | None = None) -> Cgroup:
-        """The handle of a foreign cgroup, in all trees or in some."""
-        whole = self._driver.cgroup_at(path)
-        mounts = {name: top for name, top in whole.mounts.items() if trees is None or name in trees}
+        """The handle of a foreign cgroup, in all trees or in some; few combinations are many's."""
+        mounts = self._mounts.get(trees)
+        if mounts is None:
+            every = self._driver.cgroup_at(path).mounts.items()
+            mounts = {name: top for name, top in every if trees is None or name in trees}
+            self._mounts[trees] = mounts
         return Cgroup(path, mounts, is_foreign=True)
 
     def _processes(self, cgroup: Cgroup) -> Callable[[], list[int]]:

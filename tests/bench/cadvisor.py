@@ -1,13 +1,13 @@
 """What metering other programs' cgroups costs, beside cAdvisor on the same ones in the same run.
 
-A thousand cgroups, each with a process that sleeps, are metered by an aruntimed
-(``--meter-cgroups``, a reading a second) and by a cAdvisor with a housekeeping interval of a
-second, both at once; what the kernel charges either process is compared, then how long each takes
-to answer a scrape. What one reading of one group costs counts, since neither
-may keep to its second: cAdvisor adds a jitter of up to another one, and falls behind on a busy
-machine. Its dynamic interval, which looks away from idle groups, is off. Run as root:
+A thousand cgroups, each with a process that sleeps (with ``--busy``, but for a moment every
+second), are metered by an aruntimed (``--meter-cgroups``, a reading a second) and by a cAdvisor
+with a housekeeping interval of a second, both at once; what the kernel charges either process is
+compared, then how long each takes to answer a scrape. What one reading of one group costs counts,
+since neither may keep to its second: cAdvisor adds a jitter of up to another one, and falls behind
+on a busy machine. Its dynamic interval, which looks away from idle groups, is off. Run as root:
 
-    python -m tests.bench.cadvisor [--groups N] [--seconds N] [--cadvisor FILE]
+    python -m tests.bench.cadvisor [--groups N] [--seconds N] [--busy] [--cadvisor FILE]
 
 Debian 12 has no package of it; that of Debian 11 needs nothing that is not there:
 
@@ -43,6 +43,9 @@ GOAL = 10.0
 """At most a tenth of cAdvisor's CPU time."""
 SCRAPE_SECONDS = 1.0
 TICKS = os.sysconf("SC_CLK_TCK")
+IDLE = "sleep 100000"
+BUSY = "tail -f /dev/null"
+"""Looks once a second whether there is more: some microseconds of CPU time for each group."""
 START_SECONDS = 120
 SETTLE_SECONDS = 35
 """Longer than three slow intervals, in which names are looked for: what comes then goes on."""
@@ -85,8 +88,8 @@ class Meter(NamedTuple):
             return False
 
 
-def make_groups(parent: str, count: int) -> list[subprocess.Popen[bytes]]:
-    """Make cgroups with a sleeping process each, in every hierarchy.
+def make_groups(parent: str, count: int, work: str) -> list[subprocess.Popen[bytes]]:
+    """Make cgroups with a process each, in every hierarchy.
 
     What is in them is ended and reaped by the caller.
     """
@@ -102,7 +105,7 @@ def make_groups(parent: str, count: int) -> list[subprocess.Popen[bytes]]:
                 for group in (directory.parent.parent, directory.parent, directory):
                     (group / name).write_text((tree / name).read_text())
             joined.append(f"echo 0 > {directory}/cgroup.procs; ")
-        words = ["/bin/sh", "-c", f"{''.join(joined)} exec {find('busybox')} sleep 100000"]
+        words = ["/bin/sh", "-c", f"{''.join(joined)} exec {find('busybox')} {work}"]
         processes.append(subprocess.Popen(words, stdin=subprocess.DEVNULL))
     return processes
 
@@ -224,13 +227,13 @@ def compare(ours: Meter, theirs: Meter | None, parent: str, groups: int, seconds
     return is_fast and is_cheap
 
 
-def measure(groups: int, seconds: float, program: str) -> bool:
+def measure(groups: int, seconds: float, program: str, work: str) -> bool:
     """Run the comparison in a place of its own."""
     with Place() as place:
         parent = f"{place.cgroup_parent}/groups"
         processes: list[subprocess.Popen[bytes]] = []
         try:
-            processes += make_groups(parent, groups)
+            processes += make_groups(parent, groups, work)
             daemon = RunningDaemon()
             daemon.extra = [f"--meter-cgroups={parent}/*"]
             with running(daemon):
@@ -253,10 +256,12 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--cadvisor", default=find("cadvisor") or "", help="its program")
+    parser.add_argument("--busy", action="store_true", help="every process runs each second")
     chosen = parser.parse_args()
+    work = BUSY if chosen.busy else IDLE
     if os.geteuid() != 0:
         parser.error("needs root")
-    sys.exit(0 if measure(chosen.groups, chosen.seconds, chosen.cadvisor) else 1)
+    sys.exit(0 if measure(chosen.groups, chosen.seconds, chosen.cadvisor, work) else 1)
 
 
 if __name__ == "__main__":
