@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aruntime.daemon.bill_process import Request, make
+from aruntime.daemon.bill_process import PAGE, Request, make, make_page
 from aruntime.daemon.billing import BillKeeper, unkept
 from aruntime.daemon.commands.bill_rows import bill_json
 from aruntime.daemon.pricing import Pricing
@@ -227,3 +227,14 @@ def test_without_a_book_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="no price book was in force then: 'aruntime usage --si"):
         billed(tmp_path, NOVEMBER)
     assert unkept(str(tmp_path / "ledger.db"), DECEMBER.end_ns) == []
+
+
+def test_the_page_of_a_month_that_is_gone_has_its_costs(tmp_path: Path) -> None:
+    """Usage from the sums, money from the bill that was kept."""
+    write_ledger(tmp_path / "ledger.db", months(3))
+    bill = json.loads(billed(tmp_path, NOVEMBER))
+    keep_and_prune(tmp_path, NOVEMBER, DECEMBER.end_ns)
+    asked = msgspec.structs.replace(request(tmp_path, NOVEMBER), format=PAGE, book="")
+    page = make_page(asked)
+    assert all(one["Payable"] in page for one in bill["Invoices"])
+    assert bill["PriceBookVersion"][:12] in page
