@@ -327,9 +327,8 @@ class Pump:
         source.close()
         sink.sources -= 1
         if not sink.sources:
+            # A stream that ends before the other one is no news: what it said was told before.
             self._soon(sink.finish)
-        elif sink.has_followers:
-            self._soon(sink.wake)
 
     def _rotate(self, sink: LogSink) -> None:
         try:

@@ -66,7 +66,7 @@ def finish(subject: Subject, zombie_pid: int, health: Health) -> None:
         for _ in range(EQUAL_READINGS):
             before = subject.account.cpu_raw
             subject.finish(process=figures)
-            if subject.account.cpu_raw == before:
+            if subject.account.cpu_raw == before or subject.stands_still():
                 break
     except (OSError, ValueError) as error:
         health.polls_failed[controller_of(error)] += 1

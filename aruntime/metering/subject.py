@@ -236,6 +236,11 @@ class Subject:
             ended_ns = reading.boot_ns if reading is not None else clock()
             self._account = close(self._settled(), reading, ended_ns)
 
+    def stands_still(self) -> bool:
+        """Whether what is billed is as the last complete reading found it; False if unsure."""
+        with self._lock:
+            return self._reader is not None and self._reader.read_still() is not None
+
     def give_up(self, clock: Callable[[], int] = boottime_ns) -> None:
         """End without a reading: the counters cannot be read although the cgroup exists."""
         with self._lock:

@@ -258,6 +258,21 @@ def test_cycle_counts_itself(counters: CounterTree) -> None:
     assert health.last_poll_ns > 0
 
 
+def test_whether_an_ended_cgroup_stands_still(counters: CounterTree) -> None:
+    """Only what was read completely, by a reader that is kept, can be known to stand still."""
+    health = Health()
+    known, unkept = subject(counters, health), subject(counters, health, name="b", is_kept=False)
+    before = known.stands_still()
+    for each in (known, unkept):
+        each.finish(process=None)
+    still = known.stands_still(), unkept.stands_still()
+    counters.use("a", cpu_ns=SECOND)
+    moved = known.stands_still()
+    known.release()
+
+    assert (before, still, moved) == (False, (True, False), False)
+
+
 def test_vanished_cgroup_is_no_sample(counters: CounterTree, tmp_path: Path) -> None:
     """A cgroup that is gone before it was ever read ends without an error."""
     health = Health()
