@@ -94,7 +94,7 @@ def drawn_panel(played: Played, board: dict[str, Any], panel: dict[str, Any], nu
         answers = [
             (target, [one for one in series if is_now(played, one)]) for target, series in answers
         ]
-        inside = stat(answers, unit) if kind == "stat" else table(answers)
+        inside = stat(answers, unit) if kind == "stat" else table(answers, panel)
     else:
         inside = plot(answers, kind, unit, place, number)
     title = html.escape(panel["title"])
@@ -115,22 +115,43 @@ def stat(answers: Answers, unit: str) -> str:
     return f"<div class=stat>{text}</div>"
 
 
-def table(answers: Answers) -> str:
-    """A row for each series, a column for each query."""
-    rows: dict[tuple[tuple[str, str], ...], dict[int, str]] = {}
-    for number, (_, series) in enumerate(answers):
+def headings(panel: dict[str, Any]) -> dict[str, str]:
+    """The titles of a table's columns by their names, in their order."""
+    organized = panel["transformations"][1]["options"]
+    names = sorted(organized["indexByName"], key=organized["indexByName"].__getitem__)
+    shown = {
+        override["matcher"]["options"]: each["value"]
+        for override in panel["fieldConfig"]["overrides"]
+        for each in override["properties"]
+        if each["id"] == "displayName"
+    }
+    return {name: organized["renameByName"].get(name, shown.get(name, name)) for name in names}
+
+
+def table(answers: Answers, panel: dict[str, Any]) -> str:
+    """A row for each series, a column for each label and each query, in the numbers' units."""
+    titles = headings(panel)
+    units = {
+        override["matcher"]["options"]: each["value"]
+        for override in panel["fieldConfig"]["overrides"]
+        for each in override["properties"]
+        if each["id"] == "unit"
+    }
+    rows: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
+    for target, series in answers:
+        name = f"Value #{target['refId']}" if len(answers) > 1 else "Value"
         for one in series:
-            key = tuple(sorted((k, v) for k, v in one["metric"].items() if k != "state"))
-            value = one["metric"].get("state") or f"{float(one['values'][-1][1]):.4g}"
-            rows.setdefault(key, {})[number] = value
+            labels = {key: text for key, text in one["metric"].items() if key != "state"}
+            cells = rows.setdefault(tuple(sorted(labels.items())), dict(labels))
+            cells |= {key: text for key, text in one["metric"].items() if key == "state"}
+            if name in titles:
+                cells[name] = human(float(one["values"][-1][1]), units.get(titles[name], ""))
     lines = [
-        "<tr>"
-        + "".join(f"<td>{html.escape(value)}</td>" for _, value in key)
-        + "".join(f"<td>{html.escape(cells.get(n, ''))}</td>" for n in range(len(answers)))
-        + "</tr>"
-        for key, cells in sorted(rows.items())
+        "<tr>" + "".join(f"<td>{html.escape(cells.get(name, ''))}</td>" for name in titles)
+        for _, cells in sorted(rows.items(), key=lambda row: [row[1].get(n, "") for n in titles])
     ]
-    return f"<table>{''.join(lines[:14])}</table>"
+    head = "".join(f"<td><b>{html.escape(title)}</b></td>" for title in titles.values())
+    return f"<table><tr>{head}{''.join(lines[:13])}</table>"
 
 
 def plot(answers: Answers, kind: str, unit: str, place: dict[str, int], number: int) -> str:

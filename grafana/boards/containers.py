@@ -177,7 +177,7 @@ TABLE = table(
     "three minutes.",
     {"name": "Name", "tenant": "Tenant", "state": "State", "instance": "Host", "id": "Id"},
     Column(
-        "is",
+        "",
         f"max by ({BY}, state) (aruntime_container_state{{{CONTAINER}}} == 1)",
     ),
     Column(

@@ -196,6 +196,7 @@ class Column(NamedTuple):
     """A column of a table, filled by one query; its series are told apart by the table's labels."""
 
     title: str
+    """Empty for a column that is not shown: its query makes rows."""
     expr: str
     unit: str = "none"
     decimals: int | None = None
@@ -219,6 +220,8 @@ def table(
         value: one.title
         for value, one in zip(values if values[1:] else ["Value"], columns, strict=True)
     }
+    hidden = [value for value, shown in names.items() if not shown]
+    names = {value: shown for value, shown in names.items() if shown}
     order = [*labels, *names]
     made = _shape(tables.Panel(), title, meaning, "none", WIDTH, 10)
     made = made.targets(_instant_queries(queries, PromQueryFormat.TABLE)).transformations(
@@ -227,7 +230,7 @@ def table(
             models.DataTransformerConfig(
                 id_val="organize",
                 options={
-                    "excludeByName": {"Time": True},
+                    "excludeByName": dict.fromkeys(["Time", *hidden], True),
                     "indexByName": {name: place for place, name in enumerate(order)},
                     "renameByName": {**labels, **names} if not link else names,
                 },
@@ -239,7 +242,7 @@ def table(
             made = made.override_by_name(label, [models.DynamicConfigValue("displayName", shown)])
         places = [{"title": "Open the container's page", "url": link}]
         made = made.override_by_name("name", [models.DynamicConfigValue("links", places)])
-    for one in columns:
+    for one in filter(lambda one: one.title, columns):
         properties = [models.DynamicConfigValue("unit", one.unit)]
         if one.decimals is not None:
             properties.append(models.DynamicConfigValue("decimals", one.decimals))

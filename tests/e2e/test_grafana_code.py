@@ -203,3 +203,5 @@ def test_rows_lead_to_a_containers_page(code: Path, played: Played) -> None:
             f"&var-container={name}&from=1&to=2"
         )
     assert set(LOAD) <= seen
+    assert len(set(columns["Id"]["cells"])) == len(columns["Id"]["cells"])  # one row for each
+    assert set(columns["State"]["cells"]) <= {"running", "paused", "pausing", "exited"}
