@@ -23,6 +23,8 @@ else:
 RECEIVE_BYTES = 256 << 10
 READER_GONE_MS = 200
 """How long a command may still say that it has ended once nobody reads our output any more."""
+LOOK_MS = 1000
+"""A signal that comes in the instant before we wait is not lost: its turn comes after this time."""
 FORWARDED = (
     _signal.SIGHUP,
     _signal.SIGINT,
@@ -69,7 +71,10 @@ class Client:
             while True:
                 if (self.stdout_used or self.credits) and not self.wait():
                     continue
-                received = self.sock.recv(RECEIVE_BYTES)
+                try:
+                    received = self.sock.recv(RECEIVE_BYTES)
+                except BlockingIOError:
+                    continue  # nothing within LOOK_MS
                 if not received:
                     return fail(GONE)
                 decoder.feed(received)
@@ -103,8 +108,8 @@ class Client:
             self.poller.register(1, 0)  # POLLERR and POLLHUP come unasked
         if self.stdin_open and self.credits:
             self.poller.register(0, select.POLLIN)
-        ready = dict(self.poller.poll(self.patience))
-        if not ready:
+        ready = dict(self.poller.poll(LOOK_MS if self.patience is None else self.patience))
+        if not ready and self.patience is not None:
             self.die_by(_signal.SIGPIPE)
         if 1 in ready:
             self.poller.unregister(1)
@@ -220,10 +225,16 @@ class Client:
         self.send_signals()
 
     def catch(self, signals: tuple[int, ...]) -> None:
-        """Handle these signals, except those that our parent had us ignore (nohup)."""
+        """Handle these signals, except those that our parent had us ignore (nohup).
+
+        The interpreter runs a handler between two byte codes only: one that came after the last of
+        these and before the system call of a receive would wait with it, so that has a time limit.
+        """
         for signum in signals:
             if _signal.getsignal(signum) is not _signal.SIG_IGN:
                 _signal.signal(signum, self.on_signal)
+        seconds = (LOOK_MS // 1000).to_bytes(8, sys.byteorder)
+        self.sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, seconds + bytes(8))
 
     def on_signal(self, signum: int, _frame: object) -> None:
         """Runs between two byte codes, also while a write to stdout blocks."""
