@@ -30,8 +30,9 @@ class Watch:
         try:
             self._fd = inotify.inotify_init()
             inotify.add_watch(self._fd, f"/proc/self/fd/{fd}", inotify.IN_MODIFY)
-        except OSError:
-            return  # the user's queues or watches are used up: we look from time to time
+        except OSError:  # the user's queues or watches are used up: we look from time to time
+            self.close()
+            return
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
 
@@ -39,6 +40,7 @@ class Watch:
         """Give the queue back."""
         if self._fd >= 0:
             os.close(self._fd)
+            self._fd = -1
 
     def wait(self) -> None:
         """Wait until the file has changed since the last time, or for a while."""

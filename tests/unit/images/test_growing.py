@@ -48,17 +48,17 @@ def read_all(source: Growing) -> list[bytes]:
     return pieces
 
 
-@pytest.mark.parametrize("has_queue", [True, False])
+@pytest.mark.parametrize("refused", ["", "inotify_init", "add_watch"])
 def test_what_comes_is_read_as_it_comes(
-    fds: tuple[int, int], has_queue: bool, monkeypatch: pytest.MonkeyPatch
+    fds: tuple[int, int], refused: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the size it is to have, however long it takes; also when no inotify queue is left."""
+    """To the size it is to have, however long it takes; also when no queue or watch is left."""
 
-    def refuse() -> int:
+    def refuse(*_: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    if not has_queue:
-        monkeypatch.setattr(inotify, "inotify_init", refuse)
+    if refused:
+        monkeypatch.setattr(inotify, refused, refuse)
     writing, reading = fds
     with growing(reading, len(CONTENT)) as source, ThreadPoolExecutor() as reader:
         pieces = reader.submit(read_all, source)
