@@ -3,8 +3,9 @@
 It has little to do, but at once: a reading that comes late is a less exact one, and a thread that
 waits for a processor may hold the interpreter lock meanwhile. Where the kernel schedules sessions
 as groups (sched(7), autogroup), each container's cgroup is a group too, and the nice value of a
-process says nothing between them; that of its session's group does. The shim and every program
-that the daemon starts have sessions of their own, so nothing else gets more than its share.
+process says nothing between them; that of its session's group does. The shim, and the programs that
+work for the daemon for longer than a moment, have sessions of their own: they get no more than
+their share.
 
 Where processors are given out by a cgroup of the service (systemd's CPUWeight), that rules instead.
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import trio
 
 from aruntime.daemon.bill_process import Request
@@ -97,8 +96,8 @@ async def run_show(session: Session, parsed: Parsed, daemon: Daemon) -> int:
                 request = Request(
                     ledger=ledger, head_seq=seal.head_seq, open_records=[], book="", book_name="",
                     period=seal.period, tenant=None, format=chosen, now_ns=time.time_ns(),
+                    number=one.number,
                 )  # fmt: skip
-                request = msgspec.structs.replace(request, number=one.number)
                 await write_bill(session, path, request)
                 return 0
     raise NotFound(f"no invoice {wanted} was issued: 'aruntime invoice ls' lists them")
