@@ -113,10 +113,9 @@ class Network:
         with self._lock:
             mtu = self.definition.mtu
             self._bridge_ifindex, changes = bridges.ensure(self.bridge, self.gateways, mtu)
-            links = [lease.host_ifname for lease in self._leases.all()]
-            changes += bridges.ensure_ports(self.bridge, links)
-            self._find_departed()
-            changes += self._make_room()
+            repaired, strays = bridges.ensure_ports(self.bridge, self._links())
+            self.departed.add(*strays)
+            changes += repaired + self._make_room()
             if self._is_published:
                 changes += bridges.ensure_localnet(self.bridge)
             if not self.definition.internal:
@@ -256,7 +255,7 @@ class Network:
     def remove(self) -> None:
         """Remove the tables and the bridge; leases stay. Running containers lose the network."""
         with self._lock:
-            self._find_departed()
+            self.departed.add(*bridges.strays(self.bridge, self._links()))
             self.departed.sweep(at_once=True)
             own = nat.removal(self.bridge, [*self._families(), egress.FAMILY])
             nft.run(own + port_table.removal(self.bridge) + redirect.removal(self.bridge))
@@ -308,10 +307,9 @@ class Network:
         self._has_room = True
         return bridges.ensure_neighbours([gateway.version for gateway in self.gateways])
 
-    def _find_departed(self) -> None:
-        """Wait for the links, too, that an earlier daemon waited for."""
-        held = [lease.host_ifname for lease in self._leases.all()]
-        self.departed.add(*bridges.strays(self.bridge, held))
+    def _links(self) -> list[str]:
+        """Return the names of the links that are held; others of ours are an earlier daemon's."""
+        return [lease.host_ifname for lease in self._leases.all()]
 
     def _families(self) -> list[str]:
         return [*nat.families(self.definition), *([guard.FAMILY] if self._is_guarded else [])]

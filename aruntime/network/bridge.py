@@ -15,7 +15,7 @@ Out of scope: what leaves the host (nat), the containers' links (encode).
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
@@ -100,22 +100,26 @@ def ensure_forwarding(path: Path = FORWARDING) -> list[str]:
     return ["set net.ipv4.ip_forward to 1"]
 
 
-def ensure_ports(name: str, links: Collection[str]) -> list[str]:
-    """Make those of the links that are there ports of the bridge; return what had to be changed.
+def ensure_ports(name: str, links: Collection[str]) -> tuple[list[str], list[str]]:
+    """Make those of the links that are there ports of the bridge.
 
     A bridge that was deleted and made anew has lost the links of the containers that run.
+
+    Returns:
+        What had to be changed, in words, and the bridge's :func:`strays`.
     """
-    if not links:
-        return []
-    changes = []
     with _netlink(name) as ipr:
         bridge = _find(ipr, name)
-        for link in ipr.get_links() if bridge is not None else ():
+        if bridge is None:
+            return [], []
+        index, changes = bridge["index"], []
+        found = list(ipr.get_links() if links else ipr.get_links(master=index))
+        for link in found:
             ifname = link.get_attr("IFLA_IFNAME")
-            if ifname in links and link.get_attr("IFLA_MASTER") != bridge["index"]:
-                ipr.link("set", index=link["index"], master=bridge["index"])
+            if ifname in links and link.get_attr("IFLA_MASTER") != index:
+                ipr.link("set", index=link["index"], master=index)
                 changes.append(f"made {ifname} a port of {name} again")
-    return changes
+        return changes, _strays(bridge, found, links)
 
 
 def ensure_neighbours(versions: Collection[int], net: Path = SYS_NET) -> list[str]:
@@ -161,10 +165,18 @@ def strays(name: str, links: Collection[str]) -> list[str]:
     """
     with _netlink(name) as ipr:
         bridge = _find(ipr, name)
-        if bridge is None or bridge.get_attr("IFLA_IFALIAS") != ALIAS:
-            return []
-        found = {port.get_attr("IFLA_IFNAME") for port in ipr.get_links(master=bridge["index"])}
-        return sorted(port for port in found - set(links) if departed.NAME.fullmatch(port))
+        return (
+            [] if bridge is None else _strays(bridge, ipr.get_links(master=bridge["index"]), links)
+        )
+
+
+def _strays(bridge: Any, found: Iterable[Any], links: Collection[str]) -> list[str]:
+    """See :func:`strays`; of the links that were found."""
+    if bridge.get_attr("IFLA_IFALIAS") != ALIAS:
+        return []
+    ports = (one for one in found if one.get_attr("IFLA_MASTER") == bridge["index"])
+    names = {port.get_attr("IFLA_IFNAME") for port in ports} - set(links)
+    return sorted(name for name in names if departed.NAME.fullmatch(name))
 
 
 def ensure_localnet(name: str) -> list[str]:
