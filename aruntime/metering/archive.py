@@ -61,7 +61,25 @@ class SealedInvoice(msgspec.Struct, frozen=True, kw_only=True):
     payable: Decimal
 
 
-class Seal(msgspec.Struct, frozen=True, kw_only=True):
+class Outline(msgspec.Struct, frozen=True, kw_only=True):
+    """What a seal needs to know of a document, so that nobody else has to hold its lines."""
+
+    period: str
+    book_version: str
+    first_seq: int
+    """Of the lowest record that is in it; 0: there was none."""
+    last_seq: int
+    head_seq: int
+    """The ledger's last record when it was made."""
+    head_hash: str
+    """That record's."""
+    invoices: tuple[SealedInvoice, ...]
+    """Without numbers until it is sealed."""
+    digest: str
+    """SHA-256 of the document, 64 hex digits."""
+
+
+class Seal(Outline, frozen=True, kw_only=True):
     """What vouches for a document."""
 
     n: int
@@ -75,18 +93,6 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
     """``issued`` or ``kept``."""
     author: str
     """The user who issued it, by the kernel's word; empty for a bill that retention kept."""
-    period: str
-    book_version: str
-    first_seq: int
-    """Of the lowest record that is in it; 0: there was none."""
-    last_seq: int
-    head_seq: int
-    """The ledger's last record when it was made."""
-    head_hash: str
-    """That record's."""
-    invoices: tuple[SealedInvoice, ...]
-    digest: str
-    """SHA-256 of the document, 64 hex digits."""
     prev: str = ""
     """Hash of the seal before, empty in the first."""
     key: str = ""
@@ -169,20 +175,6 @@ def bill_of(archived: Archived) -> Bill:
         last_seq=document.last_seq,
         issue=Issue(seal.n, seal.time_ns, seal.author, numbers) if seal.kind == ISSUED else None,
     )
-
-
-class Outline(msgspec.Struct, frozen=True, kw_only=True):
-    """What a seal needs to know of a document, so that nobody else has to hold its lines."""
-
-    period: str
-    book_version: str
-    first_seq: int
-    last_seq: int
-    head_seq: int
-    head_hash: str
-    invoices: tuple[SealedInvoice, ...]
-    """Without numbers."""
-    digest: str
 
 
 class Prepared(NamedTuple):
@@ -271,16 +263,9 @@ def sealed(
         time_ns=time_ns,
         kind=kind,
         author=author,
-        period=outline.period,
-        book_version=outline.book_version,
-        first_seq=outline.first_seq,
-        last_seq=outline.last_seq,
-        head_seq=outline.head_seq,
-        head_hash=outline.head_hash,
-        invoices=invoices,
-        digest=outline.digest,
         prev=seal_hash(seals[-1]) if seals else "",
         key=signer.public,
+        **{**msgspec.structs.asdict(outline), "invoices": invoices},
     )
     seal = msgspec.structs.replace(unsigned, signature=signer.sign(signed_bytes(unsigned)))
     return Archived(seal, prepared.packed)

@@ -10,6 +10,7 @@ Out of scope: tables, earlier views (:mod:`aruntime_exporters.postgres_schema`).
 from __future__ import annotations
 
 from aruntime_exporters.postgres_columns import COUNTERS, EGRESS, ONE, SUMS
+from aruntime_exporters.postgres_views import BILLS, METERED
 
 _TERMS = ("cpu_request_milli", "cpu_limit_milli", "mem_request", "mem_limit")
 _AMOUNTS = tuple(name for name in (*COUNTERS, *SUMS, *EGRESS) if name not in _TERMS)
@@ -158,36 +159,7 @@ counted AS (  -- what a price bills of the whole record is numerator / denominat
             ELSE 0 END AS extra_ns
     FROM parts
 ),
-metered AS (
-    SELECT counted.*,
-        CASE
-            WHEN measure = 'paused' THEN paused_ns
-            WHEN measure = 'container' THEN running_ns + billed_paused_ns
-            WHEN quantity_name = 'cpu_allocated'
-                THEN set_aside_milli * (running_ns + billed_paused_ns)
-            WHEN quantity_name = 'cpu_max'
-                THEN cpu_alloc_ns + cpu_request_milli * billed_paused_ns / 1000
-            WHEN billed_paused_ns = paused_ns THEN count
-            WHEN is_integral AND measure <> 'cpu' THEN count * running_ns
-            WHEN running_ns > 0 THEN count
-            ELSE 0
-        END AS numerator,
-        CASE
-            WHEN measure IN ('paused', 'container', 'cpu') OR billed_paused_ns = paused_ns THEN 1
-            WHEN is_integral THEN running_ns + paused_ns
-            ELSE 1
-        END AS denominator,
-        CASE
-            WHEN extra_ns = 0 THEN 0
-            WHEN measure = 'container' THEN extra_ns
-            WHEN quantity_name = 'cpu_allocated' THEN set_aside_milli * extra_ns
-            WHEN quantity_name = 'cpu_max' THEN cpu_request_milli * extra_ns / 1000
-            WHEN quantity_name = 'memory_max' THEN 2 * set_aside_bytes * extra_ns
-            ELSE set_aside_bytes * extra_ns
-        END AS extra
-    FROM counted
-),
-quantified AS (
+@METERED@quantified AS (
     SELECT metered.*,
         (CASE WHEN wall_end = wall_start THEN numerator / (denominator * @ONE@)
             ELSE numerator * (part_end - part_start)
@@ -223,37 +195,9 @@ SELECT host_id, container_id, incarnation, seq, name, tenant, account_name, labe
 FROM tiered
 WHERE quantity <> 0;
 
-CREATE VIEW bill AS
-SELECT month, tenant, account_name, currency, sku, unit, sum(quantity) AS quantity,
-    sum(free_quantity) AS free_quantity, sum(cost) AS cost, count(*) AS charges,
-    count(*) FILTER (WHERE estimated <> '{}') AS estimated_charges
-FROM charges
-GROUP BY month, tenant, account_name, currency, sku, unit;
-
-CREATE VIEW invoices AS
-WITH totals AS (
-    SELECT month, tenant, account_name, currency, book_version, rounding, sum(cost) AS total,
-        power(10::numeric, minor_digits) AS minor, minor_digits
-    FROM charges
-    GROUP BY month, tenant, account_name, currency, book_version, rounding, minor_digits
-),
-whole AS (
-    SELECT totals.*, trunc(total * minor) AS units, total * minor - trunc(total * minor) AS rest
-    FROM totals
-)
-SELECT month, tenant, account_name, currency, total,
-    round((units + sign(rest) * CASE
-        WHEN rest = 0 THEN 0
-        WHEN rounding = 'up' THEN 1
-        WHEN rounding = 'down' THEN 0
-        WHEN abs(rest) <> 0.5 THEN (abs(rest) > 0.5)::int
-        WHEN rounding = 'half_up' THEN 1
-        WHEN rounding = 'half_down' THEN 0
-        ELSE mod(abs(units), 2)
-    END) / minor, minor_digits) AS payable, book_version
-FROM whole;
-COMMENT ON VIEW invoices IS 'What every tenant pays for a month, on all hosts together.';
-""".replace("@ONE@", ONE)
+@BILLS@""".replace("@METERED@", METERED)
+    .replace("@BILLS@", BILLS)
+    .replace("@ONE@", ONE)
     .replace("@SUMMED@", _SUMMED)
     .replace("@CHANGED@", _CHANGED)
     .replace("@AMENDED@", _AMENDED)
