@@ -107,6 +107,7 @@ class FilteredShim:
         self.pid = int(launched.stdout)
         self._listener = listener_of(self.pid)
         # Answering needs a thread: whoever waits for a filtered process would else wait for itself.
+        # Not trio's: the kernel's questions come while the test's own thread waits.
         self._thread = threading.Thread(target=self._answer)  # noqa: TID251
         self._thread.start()
         wait_until(lambda: (run_dir / "shim.sock").exists(), what="the shim's socket")

@@ -68,6 +68,7 @@ class FaultyDaemon:
         )  # fmt: skip
         script.write_text(text)
         script.chmod(0o755)
+        # Not trio's: the kernel's questions come while the test's own thread waits.
         self._thread = threading.Thread(target=self._answer)  # noqa: TID251
         honest, daemon.program = daemon.program, str(script)
         try:

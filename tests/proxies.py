@@ -232,6 +232,7 @@ def _spoiled(request: BaseHTTPRequestHandler, piece: bytes, passed: int, fault: 
 def running(upstream: str) -> Iterator[Proxy]:
     """Run a proxy before a registry while the block runs."""
     proxy = Proxy(upstream)
+    # Not trio's: http.server has no event loop.
     thread = threading.Thread(target=proxy.http.serve_forever, args=(0.02,))  # noqa: TID251
     thread.start()
     try:

@@ -156,6 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
 def running() -> Iterator[SpecRegistry]:
     """Run a registry while the block runs."""
     registry = SpecRegistry()
+    # Not trio's: http.server has no event loop.
     thread = threading.Thread(target=registry.http.serve_forever, args=(0.02,))  # noqa: TID251
     thread.start()
     try:

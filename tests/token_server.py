@@ -148,6 +148,7 @@ def _raw_signature(der: bytes) -> bytes:
 def running(signed: Signed) -> Iterator[TokenServer]:
     """Run a token server while the block runs."""
     server = TokenServer(signed)
+    # Not trio's: http.server has no event loop.
     thread = threading.Thread(target=server.http.serve_forever, args=(0.02,))  # noqa: TID251
     thread.start()
     try:

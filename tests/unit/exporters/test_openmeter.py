@@ -98,6 +98,7 @@ def serving(reply: Reply, context: ssl.SSLContext | None = None) -> Iterator[Ser
 
     with Threads(("127.0.0.1", 0), Connection) as server:
         seen.port = server.server_address[1]
+        # Not trio's: http.server has no event loop.
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))  # noqa: TID251
         thread.start()
         try:
