@@ -29,6 +29,8 @@ UNFINISHED_SUFFIX = ".new"
 FILE_MODE = 0o600
 """Environment variables hold secrets."""
 DIRECTORY_MODE = 0o710
+DIRECTORIES_MODE = 0o711
+"""Of ROOT/containers."""
 
 Record = TypeVar("Record", ContainerConfig, ContainerState)
 
@@ -196,7 +198,7 @@ def make(containers: str, config: ContainerConfig, state: ContainerState) -> str
     try:
         os.mkdir(unfinished, DIRECTORY_MODE)
     except FileNotFoundError:
-        os.makedirs(containers, mode=0o711, exist_ok=True)
+        os.makedirs(containers, mode=DIRECTORIES_MODE, exist_ok=True)
         os.mkdir(unfinished, DIRECTORY_MODE)
     try:
         if state != unwritten_state(config):

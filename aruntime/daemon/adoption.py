@@ -46,7 +46,7 @@ async def adopt_all(parts: Parts, supervisor: Supervisor, held: list[Reply]) -> 
     Args:
         held: the children that the shim handed over; their descriptors are consumed.
     """
-    await trio.to_thread.run_sync(directories.remove_leftovers, parts)
+    await trio.to_thread.run_sync(directories.make_ready, parts)
     loaded, broken = await trio.to_thread.run_sync(
         store.load_all, str(parts.settings.root / "containers")
     )

@@ -15,6 +15,7 @@ from aruntime.container import store
 from aruntime.daemon import bundle
 from aruntime.errors import AruntimeError
 from aruntime.images.removal import remove_tree
+from aruntime.kernel import storage
 from aruntime.rootfs import volumes as rootfs_volumes
 
 if TYPE_CHECKING:
@@ -81,14 +82,20 @@ def delete(hidden: str) -> None:
         journal.error("files of a removed container stay", path=hidden, error=str(error))
 
 
-def remove_leftovers(parts: Parts) -> None:
-    """Finish removals and makings that a crash cut off; called before anything else runs.
+def make_ready(parts: Parts) -> None:
+    """Make what all containers and volumes lie in, and finish what a crash cut off.
+
+    Called before anything else runs.
 
     Raises:
-        OSError: something cannot be removed.
+        OSError: the disk refused, or something cannot be removed.
     """
-    store.remove_leftovers(str(parts.settings.root / "containers"))
-    rootfs_volumes.remove_leftovers(str(parts.settings.root / "volumes"))
+    containers, volumes = (str(parts.settings.root / name) for name in ("containers", "volumes"))
+    for path in (containers, volumes):
+        os.makedirs(path, mode=store.DIRECTORIES_MODE, exist_ok=True)
+        storage.scatter(path)
+    store.remove_leftovers(containers)
+    rootfs_volumes.remove_leftovers(volumes)
 
 
 def reset_work(directory: str) -> None:

@@ -2,7 +2,7 @@
 
 Nobody waits for the space of a container with --rm, but the next one may well be starting just
 now: so its files go a moment later, when a burst of ends is over. What is left when the daemon is
-killed goes when the next one starts (:func:`aruntime.daemon.directories.remove_leftovers`).
+killed goes when the next one starts (:func:`aruntime.daemon.directories.make_ready`).
 """
 
 from __future__ import annotations

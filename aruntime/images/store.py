@@ -49,7 +49,7 @@ class Store:
             # (CVE-2021-41091): no one but root enters.
             os.makedirs(f"{self.base}/{path}", mode=0o700, exist_ok=True)
             os.chmod(f"{self.base}/{path}", 0o700)
-        _scatter(f"{self.base}/{layout.INGEST}")
+        storage.scatter(f"{self.base}/{layout.INGEST}")
         self.lock_fd = _lock(f"{self.base}/{layout.LOCK}")
         self._mutex = threading.RLock()
         self._ingests: set[str] = set()
@@ -337,21 +337,6 @@ class Store:
         # What was damaged may be whole again: its digests say what it must be.
         if index != self._catalogue.index or self._catalogue.damaged:
             self._catalogue = Catalogue(self.base, index, self._catalogue.parts)
-
-
-def _scatter(path: str) -> None:
-    """Ask the file system not to put all images beside each other.
-
-    ext4 leaves an inode alone for minutes after its file was removed, and looks at each such before
-    it takes another: where images come and go, a new file beside the old took ten times as long.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        storage.set_top_directory(fd)
-    except OSError:
-        pass  # it has other ways, and nothing depends on it
-    finally:
-        os.close(fd)
 
 
 def _lock(path: str) -> int:

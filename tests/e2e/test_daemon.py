@@ -225,3 +225,14 @@ def test_help_needs_no_root_and_no_daemon() -> None:
     client = Path(sys.executable).parent / "aruntime"
     same = subprocess.run([client, "daemon", "--help"], capture_output=True, text=True)
     assert same.stdout == done.stdout
+
+
+def test_containers_and_volumes_are_scattered_over_the_disk(daemon: RunningDaemon) -> None:
+    """What was removed lately is not in the way of what comes (ext4; others know no flag)."""
+    for name in ("containers", "volumes"):
+        path = str(daemon.root / name)
+        kind = subprocess.run(["stat", "-fc", "%T", path], capture_output=True, check=True)
+        if kind.stdout != b"ext2/ext3\n":
+            pytest.skip("the temporary directory is not on ext4")
+        listed = subprocess.run(["lsattr", "-d", path], capture_output=True, check=True)
+        assert b"T" in listed.stdout.split()[0]

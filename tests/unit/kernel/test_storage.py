@@ -47,3 +47,10 @@ def test_where_there_is_no_such_flag_it_is_an_error() -> None:
     finally:
         os.close(fd)
     assert caught.value.errno in (errno.EOPNOTSUPP, errno.ENOTTY)
+
+
+def test_scattering_leaves_a_file_system_to_its_own_ways(tmp_path: Path) -> None:
+    """Only a directory that is not there is an error."""
+    storage.scatter("/dev/shm")
+    with pytest.raises(FileNotFoundError):
+        storage.scatter(str(tmp_path / "nothing"))
