@@ -47,12 +47,12 @@ def fork_program(*, terminal: bool) -> int:
     Raises:
         OSError: as clone3(2).
     """
+    if os.getpid() != 1:
+        # In a PID namespace of others: orphans come to us all the same, from the first one on.
+        process.set_child_subreaper()
     pid, pidfd = namespaces.clone3(0)
     if pid:
         os.close(pidfd)
-        if os.getpid() != 1:
-            # In a PID namespace of others: orphans come to us all the same.
-            process.set_child_subreaper()
         return pid
     os.setpgid(0, 0)
     if terminal:
