@@ -45,6 +45,13 @@ class Reader(Protocol):
         """
         ...
 
+    def is_spent(self) -> bool:
+        """Whether CPU time and block I/O are what the last :meth:`read` found.
+
+        Of a cgroup without processes nothing else that is billed can grow. False: call ``read``.
+        """
+        ...
+
     def close(self) -> None:
         """Close all descriptors; calling it again does nothing."""
         ...

@@ -140,6 +140,11 @@ class V1Reader:
             return None
         return FastStats(self._cpu_ns, used, inactive_file(text))
 
+    def is_spent(self) -> bool:
+        """Whether CPU time and block I/O are what the last :meth:`read` found."""
+        is_same = int(self._usage.read_optional() or -1) == self._cpu_ns
+        return is_same and (self._blkio is None or self._blkio.is_still())
+
     def read(self) -> Stats | None:
         """Read everything; None when the cgroup is gone."""
         try:

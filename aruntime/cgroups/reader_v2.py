@@ -92,6 +92,10 @@ class V2Reader:
         """None: what the kernel writes back for a cgroup costs it no CPU time."""
         return None
 
+    def is_spent(self) -> bool:
+        """Return False: what the kernel writes back may still be charged."""
+        return False
+
     def read(self) -> Stats | None:
         """Read everything; None when the cgroup is gone."""
         try:

@@ -251,11 +251,17 @@ class Subject:
         """Last look before the cgroup is removed; takes in any growth, reports billed growth."""
         with self._lock:
             before = self._settled()
+            if self._is_spent(before):
+                return False
             reading = self._read(clock=clock, tree=False)
             if reading is not None:
                 self._take(reading, hold=True)
                 self._account = close(self._account, reading, reading.boot_ns)
             return tenant_share(self._account.totals) != tenant_share(before.totals)
+
+    def _is_spent(self, account: Account) -> bool:
+        is_spent = self._reader is not None and self._reader.is_spent()
+        return is_spent and (self._read_network() or {}) == account.network_raw
 
     def update_account(self, change: Callable[[Account], Account]) -> None:
         """Replace the account by a pure function of it, in turn with the readings."""

@@ -143,6 +143,29 @@ def test_hybrid_tree_that_moves(v1_reader: Reader, hybrid: Cgroup, name: str) ->
     assert v1_reader.read_still() is not None
 
 
+@pytest.mark.parametrize(
+    ("name", "spent"),
+    [
+        ("cpuacct/cpuacct.usage", False),
+        ("memory/memory.stat", True),
+        ("memory/memory.usage_in_bytes", True),
+        ("blkio/blkio.throttle.io_service_bytes_recursive", False),
+    ],
+)
+def test_what_a_hybrid_tree_without_processes_is_asked(
+    v1_reader: Reader, hybrid: Cgroup, name: str, spent: bool
+) -> None:
+    """CPU time and block I/O may still grow; of memory nothing more is billed."""
+    controller, _, file = name.partition("/")
+    path = Path(hybrid.directories[controller], file)
+    assert not v1_reader.is_spent()  # nothing to compare with
+    assert v1_reader.read() is not None
+    assert v1_reader.is_spent()
+    before = path.read_text()
+    path.write_text(before[:-2] + chr(ord(before[-2]) ^ 1) + before[-1])
+    assert v1_reader.is_spent() == spent
+
+
 def test_removed_tree_does_not_stand_still(v1_reader: Reader, hybrid: Cgroup) -> None:
     """A cgroup that is gone is for the complete reading to tell."""
     assert v1_reader.read() is not None
@@ -157,6 +180,7 @@ def test_v2_tree_is_always_read(v2_reader: Reader) -> None:
     """There the kernel's own writeback is charged to the cgroup, whose processes do nothing."""
     assert v2_reader.read() is not None
     assert v2_reader.read_still() is None
+    assert not v2_reader.is_spent()
 
 
 def test_v2_tree(v2_reader: Reader) -> None:
