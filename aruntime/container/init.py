@@ -11,7 +11,7 @@ import errno
 import os
 
 from aruntime.container import exec as container_exec
-from aruntime.container import intermediate, joining, messages, program, wiring
+from aruntime.container import intermediate, joining, messages, payloads, program, wiring
 from aruntime.container.channel import Channel, close_others
 from aruntime.kernel import keyrings, namespaces, process
 from aruntime.rootfs import apply
@@ -39,13 +39,17 @@ def run(payload: dict[str, Any], fds: dict[str, int], sock: _socket.socket) -> N
     """Be the child: set the container up, execute its program, or report why not.
 
     Args:
-        payload: the decoded launch payload.
-        fds: the request's descriptors: stdin, stdout, stderr and those that ``join`` names.
+        payload: the decoded launch payload, or what :func:`await_payload` needs until it comes.
+        fds: the request's descriptors: stdin, stdout, stderr, those that ``join`` names, or
+            ``gate`` and ``payload``.
         sock: this end of the socket pair to the shim.
     """
     channel = Channel(sock)
     try:
-        begin(payload, fds, channel)
+        detach(fds, channel)
+        if "gate" in fds:
+            payload = await_payload(payload, fds, channel)
+        begin(payload, channel)
         if payload["kind"] == messages.EXEC:
             container_exec.enter_container(payload, fds, channel)
         else:
@@ -57,8 +61,8 @@ def run(payload: dict[str, Any], fds: dict[str, int], sock: _socket.socket) -> N
         os._exit(1)
 
 
-def begin(payload: dict[str, Any], fds: dict[str, int], channel: Channel) -> None:
-    """Detach from the shim: session, keys, descriptors, standard streams, OOM score.
+def detach(fds: dict[str, int], channel: Channel) -> None:
+    """Detach from the shim: session, keys, descriptors, standard streams.
 
     Raises:
         OSError: a system call failed.
@@ -77,6 +81,42 @@ def begin(payload: dict[str, Any], fds: dict[str, int], channel: Channel) -> Non
     for name, fd in fds.items():
         fds[name] = os.dup(fd)
         os.close(fd)
+
+
+def await_payload(early: dict[str, Any], fds: dict[str, int], channel: Channel) -> dict[str, Any]:
+    """Wait for the payload of a child that was forked before it was made; return it, completed.
+
+    The cgroups are joined meanwhile. A gate that is closed means that there will be none, and
+    whoever closed it knows why: the child exits without a word.
+
+    Args:
+        early: of ``payloads.to_come``.
+        fds: the payload's memfd, and the gate, from which a byte can be read once the payload is
+            in it. Both are closed and taken out.
+        channel: to the shim.
+
+    Raises:
+        OSError: a cgroup cannot be joined, a descriptor cannot be read.
+        ValueError: as ``payloads.read``.
+    """
+    joining.join_cgroups(early["cgroups"], channel)
+    channel.step = messages.STEP_PAYLOAD
+    gate, place = fds.pop("gate"), fds.pop("payload")
+    if not os.read(gate, 1):
+        os._exit(1)
+    os.close(gate)
+    payload = payloads.read(place, messages.LAUNCH)
+    os.close(place)
+    payloads.complete(payload, early["defaults"])
+    return {**payload, "cgroups": [], "start": early["start"]}
+
+
+def begin(payload: dict[str, Any], channel: Channel) -> None:
+    """Do what concerns the process itself: its OOM score.
+
+    Raises:
+        OSError: as :func:`set_oom_score`.
+    """
     if "oom_score_adj" in payload:
         channel.step = messages.STEP_OOM_SCORE
         set_oom_score(payload["oom_score_adj"], channel)

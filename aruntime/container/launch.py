@@ -241,6 +241,23 @@ def own_namespaces(linux: Mapping[str, Any], joined: Mapping[str, str]) -> int:
     return own
 
 
+def born_into(spec: Mapping[str, Any]) -> int | None:
+    """Return the CLONE_NEW* of what init is born into, None if that is not all it has to be told.
+
+    With a user namespace or time offsets an intermediate process has much to do first, and a
+    namespace that is joined may be one to be forked into.
+
+    Raises:
+        InvalidSpec: as :func:`payload`.
+    """
+    linux = spec.get("linux", {})
+    joined = spec_paths(linux)
+    fields = namespace_fields(linux, own_namespaces(linux, joined), ())
+    if joined or "user_namespace" in fields or "time_offsets" in fields:
+        return None
+    return int(fields["clone"])
+
+
 def namespace_fields(
     linux: Mapping[str, Any], own: int, host_mounts: Sequence[Any]
 ) -> dict[str, Any]:

@@ -12,17 +12,17 @@ Requests may be pipelined; answers carry ``id`` (and ``exec_id`` for an exec)::
     daemon                                              shim
       | hello {version}                                   |
       | ------------------------------------------------> |  stops moving output
-      | welcome {version, pid}                            |
+      | welcome {version, pid, early}                     |
       | <------------------------------------------------ |
       | container {id, exec_id?, pid, state, tty, fds}    |  one per child it holds, zombies too;
       | <------------------------------------------------ |  state: created | running
       | handed_over {count}                               |  from here on the daemon moves output
       | <------------------------------------------------ |
       |                                                   |
-      | launch {id, tty, start?, announce?, fds: payload, |  with start: true init does not wait,
-      |   stdin?, stdout?, stderr?, stdout_read?,         |  running follows created by itself
-      |   stderr_read?, stdin_write?, log?, index?,       |
-      |   join NAMES...}                                  |
+      | launch {id, tty, start?, announce?, early?,       |  with start: true init does not wait,
+      |   fds: payload, gate?, stdin?, stdout?, stderr?,  |  running follows created by itself
+      |   stdout_read?, stderr_read?, stdin_write?, log?, |
+      |   index?, join NAMES...}                          |
       | ------------------------------------------------> |  forks init (section 2)
       | spawned {id, pid, fds: pidfd}                     |  with announce: true only
       | <------------------------------------------------ |
@@ -46,6 +46,12 @@ Requests may be pipelined; answers carry ``id`` (and ``exec_id`` for an exec)::
       | goodbye {}                      (no answer)       |  moves output again
       | shutdown {}                                       |  ends, or refused while it holds
       | ------------------------------------------------> |  children
+
+    With ``gate``, the read end of a pipe, the payload is still to come: init is forked with what
+    ``early`` says of it, {clone, cgroups}, joins the cgroups, and reads the payload once it can
+    read a byte from the gate. If that is closed instead, the launch has failed. A shim that knows
+    no such thing does not say ``early: true`` in its welcome. Not for an init with an
+    intermediate process, or one that joins a PID namespace.
 
     failed {id, exec_id?, step, errno, strerror, path} answers any of launch, exec, start and
     reap. After a failed launch, exec or start the shim has already reaped the child and forgotten

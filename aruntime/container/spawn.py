@@ -10,7 +10,7 @@ from __future__ import annotations
 import _socket
 import os
 
-from aruntime.container import init, intermediate, joining, messages
+from aruntime.container import init, intermediate, joining
 from aruntime.kernel import namespaces
 
 TYPE_CHECKING = False
@@ -22,7 +22,6 @@ OWN_PID_NAMESPACE = "/proc/self/ns/pid"
 SEQPACKET = _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC
 UNIFIED_FILE = "cgroup.controllers"
 """Every directory of a cgroup2 tree has it, none of a v1 hierarchy."""
-MOST_PAYLOAD_BYTES = 16 << 20
 
 
 class Spawned:
@@ -44,36 +43,15 @@ class Spawned:
         self.is_intermediate = is_intermediate
 
 
-def read_payload(fd: int, kind: str) -> dict[str, Any]:
-    """Return the launch payload from its memfd.
-
-    Raises:
-        OSError: as pread(2).
-        ValueError: it is no payload of this kind and version.
-    """
-    size = os.fstat(fd).st_size
-    if size > MOST_PAYLOAD_BYTES:
-        raise ValueError(f"the payload has {size} bytes")
-    content = b""
-    while len(content) < size:
-        chunk = os.pread(fd, size - len(content), len(content))
-        if not chunk:
-            raise ValueError("the payload is cut off")
-        content += chunk
-    payload = messages.decode(content)
-    if payload.get("version") != messages.PAYLOAD_VERSION or payload.get("kind") != kind:
-        shown = f"{payload.get('kind')!r}, version {payload.get('version')!r}"
-        raise ValueError(f"expected a payload for {kind}, got {shown}")
-    return payload
-
-
 def spawn(payload: dict[str, Any], fds: dict[str, int]) -> Spawned:
     """Fork the child; in the child this never returns.
 
     Args:
-        payload: of :func:`read_payload`.
-        fds: the child's standard streams by name, and the descriptors its ``join`` names; they
-            stay the caller's, who closes them as soon as this returns.
+        payload: of :func:`aruntime.container.payloads.read`, completed; or what is known of one
+            that is still to come (:func:`aruntime.container.init.await_payload`).
+        fds: the child's standard streams by name, and the descriptors its ``join`` names, or
+            those by which the payload comes; they stay the caller's, who closes them as soon as
+            this returns.
 
     Raises:
         OSError: nothing was forked; the step is clone3, or the PID namespace cannot be joined.

@@ -7,6 +7,7 @@ What may have happened while no daemon lived is decided here, per container:
                                                read and booked as any other (a zombie waits)
     the shim holds an init never started       ended; the launch was cut off
     no shim, the process is alive              watched by pidfd; its pipes are gone, said so
+    an init cut off before it was set up       gone, or killed; its cgroup tells what it used
     no shim, the process is gone               exit code unknown, said so; the cgroup, if it is
                                                there, still tells what was used
     another boot                               ended when the host did; nothing more is known
@@ -25,7 +26,16 @@ import trio
 from aruntime.cgroups.driver import Cgroup
 from aruntime.container import logfile, store
 from aruntime.container.state import Status
-from aruntime.daemon import bringup, connections, directories, execs, joining, life, unpacking
+from aruntime.daemon import (
+    bringup,
+    connections,
+    directories,
+    execs,
+    joining,
+    life,
+    sinks,
+    unpacking,
+)
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.pump import LogSink
 from aruntime.daemon.record import Container, Exec, Input, Streams
@@ -65,7 +75,7 @@ async def adopt_all(parts: Parts, supervisor: Supervisor, held: list[Reply]) -> 
         elif was_active:
             await adopt_orphan(parts, container)
         else:
-            parts.meter.declare(parts.meter_subject(container), meter_status(state.status))
+            await settle_launch(parts, container)
         if container.is_running:
             supervisor.supervise_soon(container)
         elif wants_start(container, was_active=was_active):
@@ -90,6 +100,25 @@ async def adopt_all(parts: Parts, supervisor: Supervisor, held: list[Reply]) -> 
     await parts.meter.settle(item.id for item in supervisor)
     for container in restarts:
         parts.spawn(restart, supervisor, container)
+
+
+async def settle_launch(parts: Parts, container: Container) -> None:
+    """Make a container without a process known to the meter.
+
+    If its cgroup is there, a launch was cut off before init was set up, or an end before the cgroup
+    was removed: what was used is metered, and nothing of it stays.
+    """
+    cgroup = parts.driver.cgroup(container.id)
+    try:
+        await trio.to_thread.run_sync(parts.driver.inode, cgroup)
+    except FileNotFoundError:
+        parts.meter.declare(parts.meter_subject(container), meter_status(container.state.status))
+        return
+    container.cgroup = cgroup
+    await trio.to_thread.run_sync(parts.driver.kill, cgroup)
+    await parts.meter.resume_registration(parts.meter_subject(container), "running")
+    await parts.meter.final(container.id, exit_code=container.state.exit_code)
+    await life.end_of_cgroup(parts, container)
 
 
 def meter_status(status: Status) -> str:
@@ -190,7 +219,7 @@ def make_sink(parts: Parts, container: Container, log_fd: int, index_fd: int) ->
         container.config.log,
         log_fd=log_fd,
         index_fd=index_fd,
-        on_rotate=life.rotation_callback(parts, container),
+        on_rotate=sinks.rotation_callback(parts, container),
     )
     return container.sink
 
@@ -231,7 +260,7 @@ async def adopt_orphan(parts: Parts, container: Container) -> None:
     if container.pidfd >= 0:
         journal.warning(LOST_OUTPUT, container=container.short_id)
         now.error = LOST_OUTPUT
-        life.open_sink(parts, container)
+        sinks.open_sink(parts, container)
         await resume_meter(parts, container)
         return
     await resume_meter(parts, container)

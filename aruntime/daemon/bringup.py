@@ -16,7 +16,8 @@ from aruntime.container.state import ContainerState, Status, move
 from aruntime.daemon.parts import Parts
 from aruntime.daemon.pump import Source
 from aruntime.daemon.record import Container, Input, Streams
-from aruntime.daemon.shim_client import Launch, Reply
+from aruntime.daemon.shim_client import Reply
+from aruntime.daemon.shim_launch import Launch
 from aruntime.kernel import process
 
 journal = structlog.get_logger()

@@ -1,8 +1,8 @@
 """From a container's record to its OCI specification, with everything the host has to say to it.
 
 The specification itself is built by :mod:`aruntime.spec`, which is pure; here is what it needs
-from outside: device nodes, directories of volumes, files under /etc (etc_files), namespaces of
-other containers, the compiled seccomp filter. Synchronous; called in worker threads.
+from outside: device nodes, directories of volumes, where the files under /etc are (etc_files),
+namespaces of other containers, the compiled seccomp filter. Synchronous; called in worker threads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 from aruntime import spec as oci
 from aruntime.container import seccomp, seccomp_filter
 from aruntime.container.config import ContainerConfig
-from aruntime.daemon.etc_files import JOINED, joined_network, write_etc_files, write_file
+from aruntime.daemon.etc_files import JOINED, etc_paths, joined_network, write_file
 from aruntime.errors import InvalidParameter, VolumeNotFound
 from aruntime.kernel import capabilities
 from aruntime.kernel.mounts import mountinfo
@@ -51,16 +51,15 @@ def make(parts: Parts, container: Container) -> Bundle:
 
     Raises:
         InvalidParameter: a device or a bind source does not exist.
-        AruntimeError, OSError: volumes, seccomp profile, generated files.
+        AruntimeError, OSError: volumes, seccomp profile.
     """
     config = with_joined_names(parts, container.config)
     warnings: list[str] = []
-    files = write_etc_files(parts, container)
     mask = capabilities.capget()[1]
     spec = oci.build(
         config,
         rootfs=f"{container.directory}/rootfs",
-        etc_files=files,
+        etc_files=etc_paths(container),
         volumes=volume_directories(parts, config),
         capabilities=mask,
         devices={device.source: device_nodes(device.source) for device in config.devices},

@@ -40,8 +40,13 @@ def joined_network(parts: Parts, config: ContainerConfig) -> Container | None:
     return parts.find(reference)
 
 
-def write_etc_files(parts: Parts, container: Container) -> dict[str, str]:
-    """Write /etc/hosts, hostname and resolv.conf; return path inside to path on the host.
+def etc_paths(container: Container) -> dict[str, str]:
+    """Return path inside to path on the host of what :func:`write_etc_files` writes."""
+    return {f"/etc/{name}": f"{container.directory}/{name}" for name in ETC_NAMES}
+
+
+def write_etc_files(parts: Parts, container: Container) -> None:
+    """Write /etc/hosts, hostname and resolv.conf, once it is known where the container stands.
 
     Who joins a network shares the files of its owner: what one writes there the other reads.
 
@@ -57,10 +62,9 @@ def write_etc_files(parts: Parts, container: Container) -> dict[str, str]:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{directory}/{name}")
             os.link(f"{joined.directory}/{name}", f"{directory}/{name}")
-        return {f"/etc/{name}": f"{directory}/{name}" for name in ETC_NAMES}
+        return
     for name, content in contents(parts, container).items():
         write_file(f"{directory}/{name}", content)
-    return {f"/etc/{name}": f"{directory}/{name}" for name in ETC_NAMES}
 
 
 def contents(parts: Parts, container: Container) -> dict[str, bytes]:

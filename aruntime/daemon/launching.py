@@ -1,7 +1,9 @@
 """Everything a start needs that blocks: directories, files, cgroup, address, launch payload.
 
-Synchronous; called in worker threads. What it makes is undone here on failure; after success the
-undoing is the life's (cgroup, address) or the supervisor's (directories).
+Synchronous; called in worker threads. Where nothing speaks against it (a user namespace, time
+offsets, namespaces of others), the shim is asked for init as soon as there is a cgroup for it to be
+born in: forking takes about as long as what is left to do here, at the end of which it gets its
+payload. Undoing is the life's (child, cgroup, address) or the supervisor's (directories).
 """
 
 from __future__ import annotations
@@ -15,9 +17,12 @@ import structlog
 
 from aruntime.cgroups.driver import Cgroup
 from aruntime.container import launch
-from aruntime.daemon import bundle, connections, directories
+from aruntime.daemon import bundle, connections, directories, sinks
 from aruntime.daemon.commands.run_env import merge_env
 from aruntime.daemon.commands.run_values import parse_signal
+from aruntime.daemon.etc_files import write_etc_files
+from aruntime.daemon.record import Streams, open_streams
+from aruntime.daemon.shim_launch import Launch
 from aruntime.errors import AruntimeError, InvalidParameter
 from aruntime.kernel import capabilities
 from aruntime.network import without_network
@@ -27,6 +32,7 @@ journal = structlog.get_logger()
 
 if TYPE_CHECKING:
     from aruntime.daemon.parts import Parts
+    from aruntime.daemon.pump import LogSink
     from aruntime.daemon.record import Container
 
 
@@ -46,17 +52,58 @@ class ExecRequest(msgspec.Struct, kw_only=True):
 
 
 class Prepared(msgspec.Struct):
-    """What a launch takes along; the caller closes it once the shim has answered."""
+    """What a start takes along, or why it will fail. Whoever has it closes it.
 
-    cgroup: Cgroup
-    fds: dict[str, int]
+    Attributes:
+        child: init's launch, which the shim may have been asked for already.
+        cgroup: None as long as there is none.
+        streams: both ends of init's standard streams.
+        payload, gate: the payload's memfd, and the end of a pipe on which an init that was forked
+            early waits for it; -1 without.
+        warnings: what could not be done as asked.
+        error: why the start will fail.
+    """
+
+    child: Launch
+    cgroup: Cgroup | None = None
+    streams: Streams = msgspec.field(default_factory=Streams)
+    payload: int = -1
+    gate: int = -1
     warnings: list[str] = []
+    error: AruntimeError | OSError | None = None
+
+    def fds(self, sink: LogSink) -> dict[str, int]:
+        """Return what goes to the shim, by name."""
+        return {
+            "payload": self.payload,
+            **self.streams.child_ends(),
+            **self.streams.daemon_ends(),
+            "log": sink.log_fd,
+            "index": sink.index_fd,
+        }
+
+    def close_gate(self) -> None:
+        """Let go of an init that waits: it goes on with its payload, or ends without one."""
+        self.gate = closed(self.gate)
+
+    def close_sent(self) -> None:
+        """Close what the shim has duplicates of."""
+        self.payload = closed(self.payload)
+        self.streams.close_child_ends()
 
     def close(self) -> None:
-        """Close the descriptors; the shim has duplicates."""
-        for fd in self.fds.values():
-            os.close(fd)
-        self.fds.clear()
+        """Close everything that nobody took over; nothing more is heard of the child."""
+        self.close_gate()
+        self.payload = closed(self.payload)
+        self.streams.close()
+        self.child.close()
+
+
+def closed(fd: int) -> int:
+    """Close a descriptor, if it is one; return -1."""
+    if fd >= 0:
+        os.close(fd)
+    return -1
 
 
 def signal_number(text: str) -> int:
@@ -71,48 +118,87 @@ def signal_number(text: str) -> int:
         raise InvalidParameter(str(error)) from None
 
 
+def begin(parts: Parts, container: Container) -> Prepared:
+    """Return what :func:`prepare` fills; on the event loop.
+
+    Raises:
+        ShimUnavailable: there is no shim to launch with.
+    """
+    return Prepared(Launch(parts.shim.client, container.id))
+
+
 def make_and_prepare(parts: Parts, container: Container) -> None:
     """Make a container's directory and, in one go, what its start needs.
 
     Raises:
         AruntimeError, OSError: of the directory; nothing stays. What fails later is kept for the
-            start, as ``container.prepared``.
+            start, in ``container.prepared``.
     """
+    assert container.prepared is not None
     directories.make(parts, container)
+    prepare(parts, container, container.prepared)
+
+
+def prepare(parts: Parts, container: Container, ready: Prepared) -> None:
+    """Make everything that a run of the container needs, and have init forked meanwhile.
+
+    What fails is kept as ``ready.error``; an init that was forked ends then. What there is by then
+    the life gives back.
+    """
     try:
-        container.prepared = prepare(parts, container)
+        _prepare(parts, container, ready)
     except (AruntimeError, OSError) as error:
-        container.prepared = error
+        ready.error = error
+    finally:
+        ready.close_gate()
 
 
-def prepare(parts: Parts, container: Container) -> Prepared:
-    """Make everything that a run of the container needs before its init is forked.
+def _prepare(parts: Parts, container: Container, ready: Prepared) -> None:
+    config = container.config
+    made = bundle.make(parts, container)
+    ready.warnings = made.warnings
+    ready.cgroup = cgroup = parts.driver.create(config.id, made.spec["linux"]["resources"])
+    ready.streams = open_streams(tty=config.tty, stdin=config.open_stdin)
+    sink = sinks.open_sink(parts, container)
+    ready.payload = os.memfd_create("payload", os.MFD_CLOEXEC)
+    cgroup_dirs = parts.driver.procs_paths(cgroup)
+    born = launch.born_into(made.spec)
+    if born is not None:
+        ask_early(ready, sink, {"clone": born, "cgroups": cgroup_dirs}, tty=config.tty)
+    # From here on both processors have something to do.
+    netlink, container.address = attach_network(parts, container)
+    write_etc_files(parts, container)
+    content = launch.payload(
+        made.spec,
+        container_id=config.id,
+        cgroup_dirs=cgroup_dirs,
+        mounts=mount_operations(container, made, cgroup),
+        netlink=netlink,
+        bpf=made.bpf,
+        init=config.init,
+        user=config.user,
+        groups=config.group_add,
+    )
+    bundle.save(container, made)
+    write_all(ready.payload, content)
+    if ready.gate >= 0:
+        with contextlib.suppress(BrokenPipeError):  # the shim knows why it is gone
+            os.write(ready.gate, b"!")
+
+
+def ask_early(ready: Prepared, sink: LogSink, early: dict[str, Any], *, tty: bool) -> None:
+    """Have init forked before its payload is made, if the shim can do that and has a moment.
 
     Raises:
-        AruntimeError, OSError: nothing of it is left.
+        OSError: no descriptor is left.
     """
-    config = container.config
-    with contextlib.ExitStack() as undo:
-        undo.callback(connections.release, parts, container)
-        netlink, container.address = attach_network(parts, container)
-        made = bundle.make(parts, container)
-        bundle.save(container, made)
-        cgroup = parts.driver.create(config.id, made.spec["linux"]["resources"])
-        undo.callback(parts.driver.destroy, cgroup)
-        payload = launch.payload(
-            made.spec,
-            container_id=config.id,
-            cgroup_dirs=parts.driver.procs_paths(cgroup),
-            mounts=mount_operations(container, made, cgroup),
-            netlink=netlink,
-            bpf=made.bpf,
-            init=config.init,
-            user=config.user,
-            groups=config.group_add,
-        )
-        fds = {"payload": memory_file("payload", payload)}
-        undo.pop_all()
-    return Prepared(cgroup, fds, made.warnings)
+    reading, ready.gate = os.pipe2(os.O_CLOEXEC)
+    try:
+        ready.child.ask_early({"gate": reading, **ready.fds(sink)}, early, tty=tty)
+    finally:
+        os.close(reading)
+    if not ready.child.is_asked:
+        ready.close_gate()
 
 
 def attach_network(parts: Parts, container: Container) -> tuple[list[dict[str, Any]], str]:
@@ -205,11 +291,20 @@ def memory_file(name: str, content: bytes) -> int:
     """Return an anonymous file with this content, read from its start; the caller owns it."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC)
     try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+        write_all(fd, content)
         os.lseek(fd, 0, os.SEEK_SET)
     except OSError:
         os.close(fd)
         raise
     return fd
+
+
+def write_all(fd: int, content: bytes) -> None:
+    """Write all of it.
+
+    Raises:
+        OSError: as write(2).
+    """
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(fd, rest) :]

@@ -4,10 +4,10 @@ Functions on a record and the parts of the daemon; which runs there are, and whe
 supervisor's. The order of a start and of an end is what accounting rests on (metering.md R6, R7),
 so it stands here in one place:
 
-    start   cgroup and address → counters registered → init forked → state on disk while init sets
-            itself up → the user's program (bringup)
+    start   cgroup → init forked; meanwhile address, files, payload → counters registered → state
+            on disk while init sets itself up → the user's program (bringup)
     end     init is a zombie → exit code → its output is in the log → final reading, durable
-            → reaped → address released → cgroup removed → state on disk
+            → reaped; meanwhile last look, address released, cgroup removed → state on disk
 """
 
 from __future__ import annotations
@@ -16,22 +16,19 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
 from functools import partial
 
 import structlog
 import trio
 
 from aruntime.cgroups.driver import Cgroup
-from aruntime.container import logfile
 from aruntime.container.state import Status, move
-from aruntime.daemon import bringup, connections, directories, launching
+from aruntime.daemon import bringup, connections, directories, launching, sinks
 from aruntime.daemon.announcement import Announcement
 from aruntime.daemon.parts import Parts
-from aruntime.daemon.pump import LogSink
-from aruntime.daemon.record import Container, open_streams
-from aruntime.daemon.shim_client import Launch
-from aruntime.errors import AruntimeError, InitFailed, ShimUnavailable
+from aruntime.daemon.record import Container
+from aruntime.daemon.shim_launch import Launch
+from aruntime.errors import AruntimeError, InitFailed
 from aruntime.kernel import process
 
 journal = structlog.get_logger()
@@ -41,35 +38,6 @@ OUTPUT_GRACE_SECONDS = 2.0
 DESTROY_ATTEMPTS = 100
 DESTROY_PAUSE_SECONDS = 0.01
 """A cgroup whose last task has just died answers EBUSY for a moment."""
-
-
-def open_sink(parts: Parts, container: Container) -> LogSink:
-    """Return the log of the present or the next run, open; who attaches before start needs it.
-
-    Raises:
-        OSError: the log cannot be opened (disk full, permission).
-    """
-    if container.sink is None:
-        log_fd, index_fd = logfile.open_log(container.directory)
-        container.sink = LogSink(
-            container.directory,
-            container.config.log,
-            log_fd=log_fd,
-            index_fd=index_fd,
-            on_rotate=rotation_callback(parts, container),
-        )
-    return container.sink
-
-
-def rotation_callback(parts: Parts, container: Container) -> Callable[[LogSink], None]:
-    """Return what a sink calls after a rotation: the shim gets the new files."""
-    return lambda sink: parts.spawn(_replace_logs, parts, container, sink)
-
-
-async def _replace_logs(parts: Parts, container: Container, sink: LogSink) -> None:
-    if container.held_by_shim and sink.log_fd >= 0:
-        with contextlib.suppress(ShimUnavailable):  # the next hello brings the new files along
-            await parts.shim.client.replace_logs(container.id, sink.log_fd, sink.index_fd)
 
 
 async def launch(parts: Parts, container: Container, *, restarted: bool = False) -> None:
@@ -98,35 +66,35 @@ async def launch(parts: Parts, container: Container, *, restarted: bool = False)
 
 
 async def _launch(parts: Parts, container: Container, *, restarted: bool) -> None:
-    sink = open_sink(parts, container)
-    async with contextlib.AsyncExitStack() as undo:
-        streams = open_streams(tty=container.config.tty, stdin=container.config.open_stdin)
-        undo.callback(streams.close)
-        prepared = await take_prepared(parts, container)
-        undo.push_async_callback(end_of_cgroup, parts, container)
-        container.cgroup = prepared.cgroup
-        for warning in prepared.warnings:
-            journal.warning("container started with less than asked", id=container.id, why=warning)
-        await parts.meter.register(parts.meter_subject(container), restarted=restarted)
-        undo.push_async_callback(parts.meter.final, container.id, exit_code=None, zombie_pid=0)
-        with parts.shim.client.launching(container.id) as child:
+    ready = await take_prepared(parts, container)
+    child = ready.child
+    with contextlib.closing(ready):
+        async with contextlib.AsyncExitStack() as undo:
+            container.cgroup = ready.cgroup
+            undo.push_async_callback(end_of_cgroup, parts, container)
             try:
-                await child.fork(
-                    {
-                        **prepared.fds,
-                        **streams.child_ends(),
-                        **streams.daemon_ends(),
-                        "log": sink.log_fd,
-                        "index": sink.index_fd,
-                    },
-                    tty=container.config.tty,
+                if ready.cgroup is not None:
+                    subject = parts.meter_subject(container)
+                    await parts.meter.register(subject, restarted=restarted)
+            except BaseException:
+                await _discard_child(parts, container, child)
+                raise
+            if ready.cgroup is not None:
+                undo.push_async_callback(
+                    parts.meter.final, container.id, exit_code=None, zombie_pid=0
                 )
-            finally:
-                prepared.close()
-            streams.close_child_ends()
             undo.push_async_callback(_discard_child, parts, container, child)
-            await bringup.bring_up(parts, container, child, streams)
-        undo.pop_all()
+            if ready.error is not None:
+                raise ready.error
+            for warning in ready.warnings:
+                journal.warning(
+                    "container started with less than asked", id=container.id, why=warning
+                )
+            await child.ask(ready.fds(sinks.open_sink(parts, container)), tty=container.config.tty)
+            ready.close_sent()
+            await child.forked()
+            await bringup.bring_up(parts, container, child, ready.streams)
+            undo.pop_all()
     parts.meter.state(container.id, "running")
 
 
@@ -134,23 +102,24 @@ async def take_prepared(parts: Parts, container: Container) -> launching.Prepare
     """Return what a start needs, made now unless it was made with the container.
 
     Raises:
-        AruntimeError, OSError: as ``launching.prepare``.
+        ShimUnavailable: as ``launching.begin``.
     """
     ready, container.prepared = container.prepared, None
-    if isinstance(ready, Exception):
-        raise ready
     if ready is None:
-        ready = await trio.to_thread.run_sync(launching.prepare, parts, container)
+        ready = launching.begin(parts, container)
+        await trio.to_thread.run_sync(launching.prepare, parts, container, ready)
     return ready
 
 
 async def discard_prepared(parts: Parts, container: Container) -> None:
     """Give back what was made for a start that will not come."""
     ready, container.prepared = container.prepared, None
-    if isinstance(ready, launching.Prepared):
-        ready.close()
-        container.cgroup = ready.cgroup
-        await end_of_cgroup(parts, container)
+    if ready is not None:
+        with contextlib.closing(ready):
+            await _discard_child(parts, container, ready.child)
+            container.cgroup = ready.cgroup
+            await end_of_cgroup(parts, container)
+        close_sink(container)
 
 
 async def _record_failure(parts: Parts, container: Container, error: Exception) -> None:
@@ -164,8 +133,7 @@ async def _record_failure(parts: Parts, container: Container, error: Exception) 
     end_streams(container)
     if container.sink is not None:
         container.sink.finished.set()
-        container.sink.close()
-        container.sink = None
+    close_sink(container)
     container.exited.set()
     with contextlib.suppress(OSError):  # a full disk: the error that is being raised says so
         await parts.save_state(container)
@@ -173,19 +141,28 @@ async def _record_failure(parts: Parts, container: Container, error: Exception) 
 
 async def _discard_child(parts: Parts, container: Container, child: Launch) -> None:
     """End a child whose program never ran, unless the shim has reaped it already."""
-    own = child.take_pidfd()
-    pidfd = own if own >= 0 else container.pidfd
-    if pidfd >= 0 and not child.is_reaped:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        await trio.lowlevel.wait_readable(pidfd)
-        with contextlib.suppress(AruntimeError):
-            await parts.shim.client.reap(container.id)
+    if child.is_asked and not child.is_reaped:
+        with contextlib.suppress(AruntimeError):  # the shim has reaped it, or is gone
+            await _kill_child(parts, container, child)
     container.held_by_shim = False
+    own = child.take_pidfd()
     if own >= 0:
         os.close(own)
     if container.sink is not None:
         await wait_output(parts, container)
+
+
+async def _kill_child(parts: Parts, container: Container, child: Launch) -> None:
+    await child.forked()
+    pidfd = child.pidfd if child.pidfd >= 0 else container.pidfd
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    await trio.lowlevel.wait_readable(pidfd)
+    if not child.is_set_up:
+        # Only of one that is does the shim leave the reaping to us.
+        (await child.created()).close()
+    child.close()
+    await parts.shim.client.reap(container.id)
 
 
 async def watch(parts: Parts, container: Container) -> None:
@@ -223,17 +200,15 @@ async def _close_books(parts: Parts, container: Container, zombie: int) -> None:
         container.id, exit_code=code, zombie_pid=zombie, stopped=now.stopped_by_user
     )
     now.oom_killed = final.oom_kills > 0
-    if container.held_by_shim:
-        with contextlib.suppress(AruntimeError):  # a shim that died has nothing left to reap
-            await parts.shim.client.reap(container.id)
+    async with trio.open_nursery() as nursery:
+        # A zombie is in no cgroup's way: neither waits for the other.
+        nursery.start_soon(_reap, parts, container)
+        await end_of_cgroup(parts, container, hide=container.config.auto_remove)
     container.held_by_shim = False
     move(now, Status.EXITED)
     now.pid = 0
     end_streams(container)
-    await end_of_cgroup(parts, container, hide=container.config.auto_remove)
-    if container.sink is not None:
-        container.sink.close()
-        container.sink = None
+    close_sink(container)
     if not container.hidden:
         await parts.keep_state(container)
     if now.oom_killed:
@@ -242,6 +217,12 @@ async def _close_books(parts: Parts, container: Container, zombie: int) -> None:
     attributes = container.event_attributes(exitCode=shown)
     parts.events.publish("container", "die", container.id, attributes)
     container.exited.set()
+
+
+async def _reap(parts: Parts, container: Container) -> None:
+    if container.held_by_shim:
+        with contextlib.suppress(AruntimeError):  # a shim that died has nothing left to reap
+            await parts.shim.client.reap(container.id)
 
 
 def shell_exit(pid: int, pidfd: int, start_time: int | None = None) -> tuple[int, int | None]:
@@ -271,6 +252,13 @@ async def wait_output(parts: Parts, container: Container) -> None:
         journal.warning("output pipe is still held by a stranger; given up", id=container.id)
         await parts.pump.discard(sink)
     container.state.log_dropped_bytes += sink.dropped_bytes
+
+
+def close_sink(container: Container) -> None:
+    """Close the log, if it is open."""
+    if container.sink is not None:
+        container.sink.close()
+        container.sink = None
 
 
 def end_streams(container: Container) -> None:
@@ -316,6 +304,7 @@ def release_and_destroy(parts: Parts, container: Container, *, hide: bool) -> No
     connections.release(parts, container)
     if container.cgroup is not None:
         parts.driver.destroy(container.cgroup)
+        parts.meter.unregister(container.id)
     if hide:
         with contextlib.suppress(OSError):  # the removal tries again, and says so
             container.hidden = directories.remove(parts, container, volumes=True)

@@ -107,7 +107,7 @@ class Container:
         supervised: None without a task; set when the task lets go.
         launching: None unless a launch is under way; set when it has succeeded or failed.
         console_size: rows and columns of the terminal that starts the next run, or zeros.
-        prepared: what the next start needs, or why it will fail, if that was made beforehand.
+        prepared: what the next start needs, if that was made beforehand.
         hidden: where its files are once its directory is off the disk's list, else empty.
     """
 
@@ -160,7 +160,7 @@ class Container:
         self.attached = 0
         self.address = ""
         self.console_size = (0, 0)
-        self.prepared: Prepared | Exception | None = None
+        self.prepared: Prepared | None = None
         self.hidden = ""
         self.health: Any = None
 

@@ -74,6 +74,7 @@ class ShimClient:
         self._waiting: dict[tuple[str, str], trio.MemorySendChannel[Reply]] = {}
         self.lost = trio.Event()
         self.pid = 0
+        self._forks_early = False
 
     @classmethod
     async def connect(cls, path: str) -> ShimClient:
@@ -108,6 +109,7 @@ class ShimClient:
             match reply.fields["op"]:
                 case messages.WELCOME:
                     self.pid = reply.fields["pid"]
+                    self._forks_early = bool(reply.fields.get("early"))
                 case messages.CONTAINER:
                     held.append(reply)
                 case messages.HANDED_OVER:
@@ -137,23 +139,12 @@ class ShimClient:
             for channel in self._waiting.values():
                 channel.close()
 
-    @contextlib.contextmanager
-    def launching(self, container_id: str) -> Iterator[Launch]:
-        """Have a container's init forked, set up and started while the block runs.
-
-        Raises:
-            ShimUnavailable: the shim is gone, or another launch of this container is under way.
-        """
-        request = {"op": messages.LAUNCH, "id": container_id}
-        with self._call(request) as answers:
-            yield Launch(self, container_id, answers)
-
     async def execute(
         self, container_id: str, exec_id: str, *, tty: bool, fds: Mapping[str, int]
     ) -> Reply:
         """Run one more process in a container; its program runs when this returns."""
         request = {"op": messages.EXEC, "id": container_id, "exec_id": exec_id, "tty": tty}
-        with self._call(request) as answers:
+        with self.answers_to(request) as answers:
             await self.send(request, fds)
             created = await expect(answers, messages.CREATED)
             try:
@@ -166,7 +157,7 @@ class ShimClient:
     async def reap(self, container_id: str, exec_id: str = "") -> dict[str, Any]:
         """Collect a dead child; returns its code, status and resource usage."""
         request = {"op": messages.REAP, "id": container_id, **exec_field(exec_id)}
-        with self._call(request) as answers:
+        with self.answers_to(request) as answers:
             await self.send(request, {})
             reply = await expect(answers, messages.REAPED)
             reply.close()
@@ -196,8 +187,12 @@ class ShimClient:
         self.lost.set()
 
     @contextlib.contextmanager
-    def _call(self, request: dict[str, Any]) -> Iterator[trio.MemoryReceiveChannel[Reply]]:
-        """Collect the answers to one request while the block runs."""
+    def answers_to(self, request: dict[str, Any]) -> Iterator[trio.MemoryReceiveChannel[Reply]]:
+        """Collect the answers to one request while the block runs.
+
+        Raises:
+            ShimUnavailable: the shim is gone, or another request like it is under way.
+        """
         key = reply_key(request)
         if self.lost.is_set():
             raise ShimUnavailable(LOST)
@@ -220,12 +215,7 @@ class ShimClient:
         Raises:
             ShimUnavailable: the connection has ended.
         """
-        if fds:
-            fields = {**fields, "fds": list(fds)}
-        content = json.dumps(fields, separators=(",", ":")).encode()
-        ancillary = []
-        if fds:
-            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds.values()))]
+        content, ancillary = encoded(fields, fds)
         try:
             if not self._send_lock.locked() and self._sent_at_once(content, ancillary):
                 return
@@ -233,6 +223,16 @@ class ShimClient:
                 await self._socket.sendmsg([content], ancillary)
         except OSError as error:
             raise ShimUnavailable(f"{LOST} ({error.strerror})") from error
+
+    def sent_from_thread(self, fields: dict[str, Any], fds: Mapping[str, int]) -> bool:
+        """Send one message from a worker thread; False if that has to be left to the event loop.
+
+        Messages are whole, so this may come between those of the event loop.
+        """
+        try:
+            return self._forks_early and self._sent_at_once(*encoded(fields, fds))
+        except OSError:
+            return False
 
     def _sent_at_once(self, content: bytes, ancillary: list[Any]) -> bool:
         """Send a message if the shim has room for it, which costs no turn of the loop.
@@ -264,72 +264,14 @@ class ShimClient:
         return Reply(fields, dict(zip(names, numbers, strict=True)))
 
 
-class Launch:
-    """A container's init on its way from the fork to its program.
-
-    It may be allowed to run its program before it is set up, and goes on by itself then: what has
-    to be done before the program runs is done meanwhile. Whatever of these raises InitFailed, the
-    shim has already reaped the child.
-
-    Attributes:
-        pid, pidfd: of init, once it is forked; the descriptor is this object's until it is taken.
-        is_reaped: the launch has failed and the shim has nothing of it any more.
-    """
-
-    def __init__(
-        self, client: ShimClient, container_id: str, answers: trio.MemoryReceiveChannel[Reply]
-    ) -> None:
-        self._client = client
-        self._id = container_id
-        self._answers = answers
-        self.pid = 0
-        self.pidfd = -1
-        self.is_reaped = False
-
-    async def fork(self, fds: Mapping[str, int], *, tty: bool) -> None:
-        """Have init forked; it sets the container up and waits then.
-
-        Raises:
-            InitFailed: it could not be forked.
-        """
-        request = {"op": messages.LAUNCH, "id": self._id, "tty": tty, "announce": True}
-        await self._client.send(request, fds)
-        spawned = await self._expect(messages.SPAWNED)
-        self.pid, self.pidfd = int(spawned.fields["pid"]), spawned.take("pidfd")
-        spawned.close()
-
-    async def allow(self) -> None:
-        """Let init execute the program, now or as soon as the container is set up."""
-        await self._client.send({"op": messages.START, "id": self._id}, {})
-
-    async def created(self) -> Reply:
-        """Wait until the container is set up; the answer has a pty's descriptors and warnings.
-
-        Raises:
-            InitFailed: a step failed (CommandNotFound, CommandNotInvokable when that was to find
-                the program).
-        """
-        return await self._expect(messages.CREATED)
-
-    async def running(self) -> None:
-        """Wait until the program has been executed.
-
-        Raises:
-            InitFailed: it could not be.
-        """
-        (await self._expect(messages.RUNNING)).close()
-
-    async def _expect(self, op: str) -> Reply:
-        try:
-            return await expect(self._answers, op)
-        except InitFailed:
-            self.is_reaped = True
-            raise
-
-    def take_pidfd(self) -> int:
-        """Return the descriptor, the caller's from now on."""
-        taken, self.pidfd = self.pidfd, -1
-        return taken
+def encoded(fields: dict[str, Any], fds: Mapping[str, int]) -> tuple[bytes, list[Any]]:
+    """Return a message and what travels with it."""
+    if fds:
+        fields = {**fields, "fds": list(fds)}
+    content = json.dumps(fields, separators=(",", ":")).encode()
+    if not fds:
+        return content, []
+    return content, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds.values()))]
 
 
 def exec_field(exec_id: str) -> dict[str, str]:

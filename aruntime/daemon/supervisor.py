@@ -30,6 +30,7 @@ from aruntime.errors import (
     Conflict,
     ContainerExists,
     ContainerNotFound,
+    ShimUnavailable,
 )
 
 journal = structlog.get_logger()
@@ -125,10 +126,15 @@ class Supervisor:
         making = container.launching = Announcement()
         # The name is taken before the first await: two creates cannot both have it.
         self._by_name[config.name] = container
-        make = launching.make_and_prepare if prepare else directories.make
+        if prepare:
+            with contextlib.suppress(ShimUnavailable):  # the start will say so
+                container.prepared = launching.begin(parts, container)
+        make = launching.make_and_prepare if container.prepared else directories.make
         try:
             await trio.to_thread.run_sync(make, parts, container)
         except BaseException:
+            if container.prepared:
+                container.prepared.close()
             del self._by_name[config.name]
             raise
         finally:

@@ -12,7 +12,7 @@ import errno
 import os
 
 from aruntime import __version__
-from aruntime.container import messages, spawn
+from aruntime.container import messages, payloads, spawn
 from aruntime.kernel import process
 from aruntime.shim import children as states
 from aruntime.shim.children import Child
@@ -39,13 +39,11 @@ class Keeper:
     """All children of the shim.
 
     Attributes:
-        defaults: payload fields for children whose payload lacks them, so that what the shim
-            changed about itself (open files, OOM score) does not become theirs.
+        defaults: for ``payloads.complete``, so that what the shim changed about itself (open
+            files, OOM score) does not become its children's.
     """
 
-    def __init__(
-        self, loop: Loop, log: Callable[[str], None], defaults: Callable[[dict[str, Any]], None]
-    ) -> None:
+    def __init__(self, loop: Loop, log: Callable[[str], None], defaults: dict[str, Any]) -> None:
         self._loop = loop
         self._log = log
         self._defaults = defaults
@@ -83,7 +81,9 @@ class Keeper:
         """Stop moving output and hand everything over."""
         self._daemon = daemon
         self.pump.stop(self._children.values())
-        daemon.send({"op": messages.WELCOME, "version": __version__, "pid": os.getpid()})
+        daemon.send(
+            {"op": messages.WELCOME, "version": __version__, "pid": os.getpid(), "early": True}
+        )
         count = 0
         for child in self._children.values():
             if child.is_set_up:
@@ -170,16 +170,12 @@ class Keeper:
     def _payload(
         self, op: str, child: Child, fields: dict[str, Any], fds: dict[str, int]
     ) -> dict[str, Any]:
-        """Return the payload of a request, completed.
+        """Return the payload of a request, completed, or what stands for one that is to come.
 
         Raises:
-            OSError, ValueError, KeyError: there is none, or it is malformed.
+            OSError, ValueError, KeyError, TypeError: there is none, or it is malformed.
         """
-        payload_fd = fds.pop("payload")
-        try:
-            payload = spawn.read_payload(payload_fd, op)
-        finally:
-            os.close(payload_fd)
+        payload = payloads.requested(op, fields, fds, self._defaults)
         if op == messages.EXEC:
             target = self._children.get((child.id, ""))
             if target is None:
@@ -188,7 +184,6 @@ class Keeper:
                 raise OSError(errno.ESRCH, "the container is not running")
             fds["target"] = os.dup(target.pidfd)
         payload["start"] = child.start_at_once
-        self._defaults(payload)
         return payload
 
     def _spawn(self, child: Child, payload: dict[str, Any], fds: dict[str, int]) -> None:

@@ -42,9 +42,13 @@ class Shim:
         self._path = f"{run_dir}/{SOCKET_NAME}"
         self._stay = stay
         self._loop = Loop()
-        self._own_limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._own_oom_score = read_number(OOM_PATH)
-        self._keeper = Keeper(self._loop, log, self._complete)
+        # What this process is about to change about itself is not to be its children's.
+        own_limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        defaults = {
+            "rlimits": [["nofile", resource.RLIMIT_NOFILE, *own_limits]],
+            "oom_score_adj": read_number(OOM_PATH),
+        }
+        self._keeper = Keeper(self._loop, log, defaults)
         self._daemon: Connection | None = None
         self._guests: set[Connection] = set()
         self._signal_fd = signals.signalfd(int(number) for number in _signal.valid_signals())
@@ -58,12 +62,6 @@ class Shim:
         self._loop.watch(self._listener.fileno(), self._accept)
         self._wait_idle()
         self._loop.run()
-
-    def _complete(self, payload: dict[str, Any]) -> None:
-        """Undo for a child what this process changed about itself."""
-        if not any(row[0] == "nofile" for row in payload["rlimits"]):
-            payload["rlimits"].append(["nofile", resource.RLIMIT_NOFILE, *self._own_limits])
-        payload.setdefault("oom_score_adj", self._own_oom_score)
 
     # --- connections
 

@@ -10,7 +10,7 @@ import trio
 
 from aruntime.container import logfile
 from aruntime.container.state import Status
-from aruntime.daemon import life, log_reader
+from aruntime.daemon import log_reader, sinks
 from aruntime.daemon.attach import attached, parse_detach_keys
 from aruntime.daemon.commands.flags import Command, Flag, Parsed
 from aruntime.daemon.commands.lifecycle import each
@@ -140,7 +140,7 @@ async def start_or_discard(daemon: Daemon, container: Container) -> None:
 
 def position_now(daemon: Daemon, container: Container) -> tuple[int, int]:
     """Return where the container's log ends before it is started."""
-    return log_reader.position(life.open_sink(daemon.parts, container))
+    return log_reader.position(sinks.open_sink(daemon.parts, container))
 
 
 def wants(parsed: Parsed, stream: str) -> bool:
@@ -244,7 +244,7 @@ async def run_start(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     keys = parse_detach_keys(parsed.string("detach-keys"))
     container = daemon.supervisor.find(parsed.args[0])
     if container.is_running:
-        start = log_reader.position(life.open_sink(daemon.parts, container))
+        start = log_reader.position(sinks.open_sink(daemon.parts, container))
     else:
         if session.stdin_tty and container.config.tty:
             container.console_size = (session.rows, session.cols)
@@ -270,7 +270,7 @@ async def run_attach(session: Session, parsed: Parsed, daemon: Daemon) -> int:
         raise Conflict("you cannot attach to a paused container, unpause it first")
     if not container.is_running:
         raise Conflict("you cannot attach to a stopped container, start it first")
-    start = log_reader.position(life.open_sink(daemon.parts, container))
+    start = log_reader.position(sinks.open_sink(daemon.parts, container))
     code = await stay_attached(
         session,
         daemon,

@@ -56,6 +56,21 @@ def test_namespaces_are_born_or_unshared() -> None:
     assert (fields["cgroups"], fields["mounts"], fields["join"]) == (["/cg"], [["private"]], [])
 
 
+def test_what_init_is_born_into_is_known_beforehand() -> None:
+    """Unless another process comes first, or a namespace is joined."""
+    assert launch.born_into(spec()) == built(spec())["clone"] == CLONE_NEWPID
+    timed = spec(kinds=(*DEFAULT, "time"))
+    assert launch.born_into(timed) == built(timed)["clone"] == CLONE_NEWPID | CLONE_NEWTIME
+    assert launch.born_into(spec(kinds=("mount",))) == 0
+    offsets = {"timeOffsets": {"boottime": {"secs": 1}}}
+    assert launch.born_into(spec(kinds=(*DEFAULT, "time"), linux=offsets)) is None
+    maps = {"uidMappings": IDS, "gidMappings": IDS}
+    assert launch.born_into(spec(kinds=(*DEFAULT, "user"), linux=maps)) is None
+    joined = spec()
+    joined["linux"]["namespaces"][0]["path"] = "/proc/1/ns/pid"
+    assert launch.born_into(joined) is None
+
+
 def test_types_not_named_are_the_hosts() -> None:
     """``--network host`` is a specification without a network namespace."""
     fields = built(spec(kinds=("mount",)))
