@@ -86,15 +86,17 @@ def move_chunk(source_fd: int, log_fd: int, index_fd: int, stream: int) -> int:
 def parse_index(records: bytes, end: int) -> list[tuple[int, int, int, int]]:
     """Return ``(time_ns, stream, offset, length)`` of every chunk that has bytes.
 
-    ``end`` is the size of the log file at the time the records were read.
+    ``end`` is where the log counts as ended: what the records say of bytes beyond it, which came
+    later, is left out.
     """
     unpacked = list(RECORD.iter_unpack(records[: len(records) // RECORD.size * RECORD.size]))
     chunks = []
     for position, (time_ns, packed) in enumerate(unpacked):
         offset = packed >> 2
         following = unpacked[position + 1][1] >> 2 if position + 1 < len(unpacked) else end
-        if following > offset:
-            chunks.append((time_ns, packed & 3, offset, following - offset))
+        length = min(following, end) - offset
+        if length > 0:
+            chunks.append((time_ns, packed & 3, offset, length))
     return chunks
 
 

@@ -7,11 +7,13 @@ in the middle of a line is not one for the reader. Moving output into the log is
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from datetime import UTC, datetime
 
 import msgspec
+import trio
 
 from aruntime.container import logfile
 from aruntime.daemon.pump import LogSink
@@ -56,6 +58,11 @@ class LogFile:
         """Close both files."""
         os.close(self._log_fd)
         os.close(self._records)
+
+    def skip_stored(self) -> int:
+        """Let :meth:`new_chunks` start where the log ends now; return that offset."""
+        self._position = self._end()
+        return self._position
 
     def chunks(self) -> list[tuple[int, int, int, int]]:
         """Return ``(time_ns, stream, offset, length)`` of all chunks there are now."""
@@ -103,6 +110,113 @@ class LogFile:
                 chunks = logfile.parse_index(records, end)
                 return [chunk for chunk in chunks if chunk[2] + chunk[3] > position]
         return []
+
+
+class Place:
+    """A place in a log from which to read on, with the files open; whoever has it closes it.
+
+    Attributes:
+        live: the file that is read, of the sink's ``generation`` of that number.
+        stored: all files up to the place, the oldest first, if they were asked for.
+    """
+
+    __slots__ = ("_sink", "generation", "live", "stored")
+
+    def __init__(self, sink: LogSink, *, stored: bool = False) -> None:
+        """Be where the log ends now (blocks for the length of a rotation).
+
+        Args:
+            sink: of the log.
+            stored: open what is stored, too.
+
+        Raises:
+            OSError: the log is gone, or no descriptor is left.
+        """
+        self._sink = sink
+        with sink.rotating:
+            self.generation = sink.generation
+            self.live = LogFile(sink.directory)
+            end = self.live.skip_stored()
+            self.stored = open_files(sink.directory, end=end) if stored else []
+
+    @property
+    def is_rotated(self) -> bool:
+        """Whether newer files than the live one have been begun."""
+        return self._sink.generation != self.generation
+
+    def advance(self) -> None:
+        """Go on to the next file that is kept (blocks); what was rotated away is skipped.
+
+        Raises:
+            OSError: no descriptor is left.
+        """
+        with self._sink.rotating:
+            newest = self._sink.generation
+            for back in range(newest - self.generation - 1, -1, -1):
+                try:
+                    following = LogFile(self._sink.directory, back)
+                except FileNotFoundError:
+                    continue
+                self.live.close()
+                self.live, self.generation = following, newest - back
+                return
+            self.generation = newest
+
+    def rest(self) -> Iterator[Chunk]:
+        """Yield what there is from here on (blocks between the files)."""
+        while True:
+            rotated = self.is_rotated
+            yield from self.live.new_chunks()
+            if not rotated:
+                return
+            self.advance()
+
+    async def follow(self) -> AsyncGenerator[Chunk, None]:
+        """Yield chunks as the log grows, until all its sources have ended.
+
+        Nothing is skipped when the log is rotated meanwhile, but what is not kept any more.
+        """
+        sink = self._sink
+        with sink.followed():
+            while True:
+                changed = sink.next_change()
+                ended, rotated = sink.finished.is_set(), self.is_rotated
+                for chunk in self.live.new_chunks():
+                    yield chunk
+                if rotated:
+                    await trio.to_thread.run_sync(self.advance)
+                elif ended:
+                    return
+                else:
+                    await changed.wait()
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in (self.live, *self.stored):
+            file.close()
+        self.stored = []
+
+
+def open_files(directory: str, *, end: int | None = None) -> list[LogFile]:
+    """Open all files of a log, the oldest first; the caller closes them.
+
+    Args:
+        directory: of the container.
+        end: how much of the newest one counts.
+
+    Raises:
+        OSError: no descriptor is left.
+    """
+    opened: list[LogFile] = []
+    try:
+        for generation in generations(directory):
+            with contextlib.suppress(FileNotFoundError):
+                opened.append(LogFile(directory, generation, limit=None if generation else end))
+    except OSError:
+        for file in opened:
+            file.close()
+        raise
+    return opened
 
 
 def generations(directory: str) -> list[int]:
@@ -157,25 +271,27 @@ def split_lf(content: bytes) -> list[bytes]:
 
 
 def stored_lines(
-    directory: str,
+    files: Sequence[LogFile],
     *,
     since_ns: int = 0,
     until_ns: int = 0,
     tail: int | None = None,
-    end: int | None = None,
 ) -> Iterator[Line]:
-    """Yield the lines stored now, over all rotated files, in the order they were written.
+    """Yield the lines of some files, in the order they were written.
 
-    ``since_ns`` and ``until_ns`` are Unix times, 0 means no bound; ``tail`` keeps the last lines;
-    ``end`` is the offset in the live file at which :func:`follow` takes over.
+    Args:
+        files: the oldest first (:func:`open_files`); they stay the caller's, and open until the
+            last line was taken.
+        since_ns, until_ns: Unix times, 0 means no bound.
+        tail: keep so many of the last lines.
     """
     if tail == 0:
         return
     skip = 0
     start: tuple[int, int] | None = None
     if tail is not None and not since_ns and not until_ns:
-        start, skip = tail_start(directory, tail, end)
-    lines = lines_from(directory, start, end)
+        start, skip = tail_start(files, tail)
+    lines = lines_from(files, start)
     if skip:
         for _ in range(skip):
             next(lines, None)
@@ -191,88 +307,32 @@ def stored_lines(
         yield from selected
 
 
-def lines_from(
-    directory: str, start: tuple[int, int] | None, end: int | None = None
-) -> Iterator[Line]:
-    """Yield lines from a place ``(generation, offset)`` on, or from the very beginning."""
+def lines_from(files: Sequence[LogFile], start: tuple[int, int] | None) -> Iterator[Line]:
+    """Yield lines from a place (index of the file, offset) on, or from the very beginning."""
     splitter = LineSplitter()
-    for generation in generations(directory):
-        if start is not None and generation > start[0]:
-            continue
-        try:
-            log = LogFile(directory, generation, limit=None if generation else end)
-        except FileNotFoundError:
-            continue
-        try:
-            if start is not None and generation == start[0]:
-                log.skip_to(start[1])
-            for chunk in log.new_chunks():
-                yield from splitter.feed(chunk)
-        finally:
-            log.close()
+    first, offset = start if start is not None else (0, 0)
+    for number, log in enumerate(files[first:]):
+        log.skip_to(0 if number else offset)
+        for chunk in log.new_chunks():
+            yield from splitter.feed(chunk)
     yield from splitter.rest()
 
 
-def tail_start(
-    directory: str, tail: int, end: int | None = None
-) -> tuple[tuple[int, int] | None, int]:
+def tail_start(files: Sequence[LogFile], tail: int) -> tuple[tuple[int, int] | None, int]:
     """Find the chunk at which the last ``tail`` lines begin.
 
     Returns its place and how many lines to skip there. Counting goes backwards chunk by chunk, so
     the tail of a large log costs as much as the tail alone.
     """
     counted = 0
-    for generation in reversed(generations(directory)):
-        try:
-            log = LogFile(directory, generation, limit=None if generation else end)
-        except FileNotFoundError:
-            continue
-        try:
-            for _, _, offset, length in reversed(log.chunks()):
-                content = log.read(offset, length)
-                counted += content.count(b"\n") + (counted == 0 and not content.endswith(b"\n"))
-                # One more line than asked for: the first may have begun in an earlier chunk.
-                if counted > tail:
-                    return (generation, offset), counted - tail
-        finally:
-            log.close()
+    for number in range(len(files) - 1, -1, -1):
+        for _, _, offset, length in reversed(files[number].chunks()):
+            content = files[number].read(offset, length)
+            counted += content.count(b"\n") + (counted == 0 and not content.endswith(b"\n"))
+            # One more line than asked for: the first may have begun in an earlier chunk.
+            if counted > tail:
+                return (number, offset), counted - tail
     return None, max(0, counted - tail)
-
-
-def position(sink: LogSink) -> tuple[int, int]:
-    """Return where the log ends now: ``(generation, offset)``, a place to follow from."""
-    return sink.generation, os.lseek(sink.log_fd, 0, os.SEEK_CUR)
-
-
-async def follow(sink: LogSink, start: tuple[int, int]) -> AsyncGenerator[Chunk, None]:
-    """Yield chunks from a place on as the log grows, until all its sources have ended.
-
-    Cancellation and ``aclose`` give the descriptors back. Nothing is skipped when the log is
-    rotated meanwhile.
-    """
-    with sink.followed():
-        generation, offset = start
-        log = LogFile(sink.directory)
-        try:
-            if sink.generation == generation:
-                log.skip_to(offset)
-            generation = sink.generation
-            while True:
-                changed = sink.next_change()
-                ended = sink.finished.is_set()
-                rotated = sink.generation != generation
-                for chunk in log.new_chunks():
-                    yield chunk
-                if rotated:
-                    generation = sink.generation
-                    log.close()
-                    log = LogFile(sink.directory)
-                elif ended:
-                    return
-                else:
-                    await changed.wait()
-        finally:
-            log.close()
 
 
 def rfc3339_nano(time_ns: int) -> str:

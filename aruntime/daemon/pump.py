@@ -18,6 +18,7 @@ import os
 import select
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -40,6 +41,8 @@ class LogSink:
 
     Attributes:
         generation: goes up by one with every rotation.
+        rotating: held by the pump's thread while it rotates, and by readers while they open files:
+            so they know of what generation these are.
         finished: set on the event loop once every source has ended.
         dropped_bytes: output thrown away because the disk was full (mode non-blocking).
     """
@@ -55,6 +58,7 @@ class LogSink:
         "log_fd",
         "on_rotate",
         "options",
+        "rotating",
         "sources",
     )
 
@@ -73,6 +77,7 @@ class LogSink:
         self.index_fd = index_fd
         self.on_rotate = on_rotate
         self.generation = 0
+        self.rotating = threading.Lock()
         self.sources = 0
         self.dropped_bytes = 0
         self.finished = Announcement()
@@ -331,15 +336,16 @@ class Pump:
             self._soon(sink.finish)
 
     def _rotate(self, sink: LogSink) -> None:
-        try:
-            logfile.rotate(sink.directory, sink.options.max_file)
-            log_fd, index_fd = logfile.open_log(sink.directory)
-        except OSError as error:
-            journal.error("log rotation failed", directory=sink.directory, error=str(error))
-            return
-        old = (sink.log_fd, sink.index_fd)
-        sink.log_fd, sink.index_fd = log_fd, index_fd
-        sink.generation += 1
+        with sink.rotating:
+            try:
+                logfile.rotate(sink.directory, sink.options.max_file)
+                log_fd, index_fd = logfile.open_log(sink.directory)
+            except OSError as error:
+                journal.error("log rotation failed", directory=sink.directory, error=str(error))
+                return
+            old = (sink.log_fd, sink.index_fd)
+            sink.log_fd, sink.index_fd = log_fd, index_fd
+            sink.generation += 1
         for fd in old:
             os.close(fd)
         if sink.on_rotate is not None:

@@ -37,14 +37,20 @@ def write_chunks(directory: Path, chunks: list[tuple[int, bytes]]) -> None:
 
 def contents(directory: Path, tail: int | None = None) -> list[bytes]:
     """Return the lines of a log."""
-    return [line.content for line in log_reader.stored_lines(str(directory), tail=tail)]
+    files = log_reader.open_files(str(directory))
+    found = [line.content for line in log_reader.stored_lines(files, tail=tail)]
+    for file in files:
+        file.close()
+    return found
 
 
 def test_lines_are_put_together_per_stream(tmp_path: Path) -> None:
     """A line split by a chunk of the other stream is one line again when read."""
     write_chunks(tmp_path, [(0, b"one\ntw"), (1, b"error\n"), (0, b"o\nthree")])
 
-    lines = list(log_reader.stored_lines(str(tmp_path)))
+    (file,) = log_reader.open_files(str(tmp_path))
+    lines = list(log_reader.stored_lines([file]))
+    file.close()
 
     assert [(line.stream, line.content) for line in lines] == [
         (0, b"one\n"),
@@ -105,7 +111,7 @@ async def test_pump_moves_both_streams_and_ends(tmp_path: Path) -> None:
             pump.add(Source(sink, read_fd, stream))
             os.write(write_fd, text)
             os.close(write_fd)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await sink.finished.wait()
     sink.close()
 
@@ -120,11 +126,9 @@ async def test_follow_sees_all_over_rotation(tmp_path: Path) -> None:
     seen = bytearray()
 
     async def reader(*, task_status: trio.TaskStatus[None]) -> None:
-        async with contextlib.aclosing(
-            log_reader.follow(sink, log_reader.position(sink))
-        ) as chunks:
+        with contextlib.closing(log_reader.Place(sink)) as place:
             task_status.started()
-            async for chunk in chunks:
+            async for chunk in place.follow():
                 seen.extend(chunk.content)
 
     async with running_pump() as pump, trio.open_nursery() as nursery:
@@ -132,7 +136,7 @@ async def test_follow_sees_all_over_rotation(tmp_path: Path) -> None:
         await nursery.start(reader)
         for start in range(0, len(expected), 500):
             os.write(write_fd, expected[start : start + 500])
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 while len(seen) < start:  # the writer waits: rotated files are deleted
                     await trio.lowlevel.checkpoint()
         os.close(write_fd)
@@ -149,14 +153,66 @@ async def test_follow_sees_all_over_rotation(tmp_path: Path) -> None:
     ]
 
 
+async def written(tmp_path: Path, sink: LogSink, content: bytes) -> None:
+    """Have the pump move something into a log, to its end."""
+    read_fd, write_fd = os.pipe()
+    async with running_pump() as pump:
+        pump.add(Source(sink, read_fd, 0))
+        for start in range(0, len(content), 1000):
+            await trio.to_thread.run_sync(os.write, write_fd, content[start : start + 1000])
+        os.close(write_fd)
+        with trio.fail_after(60):
+            await sink.finished.wait()
+
+
+@pytest.mark.parametrize("kept", [20, 3])
+async def test_a_place_is_one_whatever_was_rotated_since(tmp_path: Path, kept: int) -> None:
+    """Who follows late finds the rest of the file, and all that are kept of those after it."""
+    write_chunks(tmp_path, [(0, b"before\n")])
+    sink = make_sink(tmp_path, LogOptions(max_size=4096, max_file=kept))
+    expected = b"".join(b"number %06d\n" % number for number in range(3000))
+    with contextlib.closing(log_reader.Place(sink, stored=True)) as place:
+        assert os.lseek(sink.log_fd, 0, os.SEEK_END) == len(b"before\n")
+        await written(tmp_path, sink, expected)
+        rotations = sink.generation - place.generation
+        stored = [line.content for line in log_reader.stored_lines(place.stored)]
+        followed = b"".join([chunk.content async for chunk in place.follow()])
+        assert sink.generation == place.generation
+    sink.close()
+
+    assert rotations > 5
+    assert stored == [b"before\n"]
+    kept_files = len(log_reader.generations(str(tmp_path)))
+    if kept == 20:
+        assert kept_files > 5
+        assert followed == expected
+    else:
+        # The end of the first file, which was open, and whole files from the oldest that is kept.
+        assert kept_files == 3
+        first = followed[: followed.index(b"\n", 4000) + 1]
+        assert expected.startswith(first)
+        assert expected.endswith(followed[-8192:])
+        assert len(followed) < len(expected)
+
+
+async def test_the_rest_of_a_log_that_was_rotated(tmp_path: Path) -> None:
+    """A container that has ended is read to its end, over all files, without waiting."""
+    sink = make_sink(tmp_path, LogOptions(max_size=4096, max_file=20))
+    expected = b"".join(b"number %06d\n" % number for number in range(1000))
+    with contextlib.closing(log_reader.Place(sink)) as place:
+        await written(tmp_path, sink, expected)
+        sink.close()
+        assert b"".join(chunk.content for chunk in place.rest()) == expected
+
+
 async def test_follow_hears_of_what_comes_while_it_is_read(tmp_path: Path) -> None:
     """Growth while a follower is busy with earlier chunks is not missed."""
-    write_chunks(tmp_path, [(0, b"early")])
     sink = make_sink(tmp_path)
     seen = []
 
-    with trio.fail_after(5):
-        async with contextlib.aclosing(log_reader.follow(sink, (0, 0))) as chunks:
+    with trio.fail_after(60), contextlib.closing(log_reader.Place(sink)) as place:
+        write_chunks(tmp_path, [(0, b"early")])
+        async with contextlib.aclosing(place.follow()) as chunks:
             async for chunk in chunks:
                 seen.append(chunk.content)
                 if len(seen) == 1:
@@ -175,7 +231,7 @@ async def test_discard_ends_a_pipe_that_is_still_held(tmp_path: Path) -> None:
     read_fd, write_fd = os.pipe()
     async with running_pump() as pump:
         pump.add(Source(sink, read_fd, 0))
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await pump.discard(sink)
             await sink.finished.wait()
     os.close(write_fd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -89,20 +90,23 @@ async def run_logs(session: Session, parsed: Parsed, daemon: Daemon) -> int:
     tail = parse_tail(parsed.string("tail"))
     timestamps = parsed.boolean("timestamps")
     sink = container.sink
-    start = log_reader.position(sink) if sink is not None else None
     if sink is not None or parsed.boolean("follow"):
         session.open_ended = True
-    lines = log_reader.stored_lines(
-        container.directory,
-        since_ns=since,
-        until_ns=until,
-        tail=tail,
-        end=start[1] if start is not None else None,
-    )
-    await write_lines(session, lines, timestamps=timestamps)
-    if parsed.boolean("follow") and sink is not None and start is not None:
-        async with contextlib.aclosing(log_reader.follow(sink, start)) as chunks:
-            await follow(session, chunks, until=until, timestamps=timestamps)
+    with contextlib.ExitStack() as opened:
+        place: log_reader.Place | None = None
+        if sink is not None:
+            place = await trio.to_thread.run_sync(partial(log_reader.Place, sink, stored=True))
+            opened.callback(place.close)
+            files = place.stored
+        else:
+            files = await trio.to_thread.run_sync(log_reader.open_files, container.directory)
+            for file in files:
+                opened.callback(file.close)
+        lines = log_reader.stored_lines(files, since_ns=since, until_ns=until, tail=tail)
+        await write_lines(session, lines, timestamps=timestamps)
+        if parsed.boolean("follow") and place is not None:
+            async with contextlib.aclosing(place.follow()) as chunks:
+                await follow(session, chunks, until=until, timestamps=timestamps)
     return 0
 
 

@@ -40,18 +40,23 @@ async def run_run(session: Session, parsed: Parsed, daemon: Daemon) -> int:
         await start_or_discard(daemon, container)
         await session.out(f"{container.id}\n")
         return 0
-    start = position_now(daemon, container)
-    await start_or_discard(daemon, container)
-    code = await stay_attached(
-        session,
-        daemon,
-        container,
-        start,
-        stdin=container.config.open_stdin and wants_stdin,
-        streams=streams,
-        sig_proxy=parsed.boolean("sig-proxy"),
-        detach_keys=keys,
-    )
+    try:
+        start = position_now(daemon, container)
+    except OSError:
+        await start_or_discard(daemon, container)  # fails in the same way, and tidies up
+        raise
+    with contextlib.closing(start):
+        await start_or_discard(daemon, container)
+        code = await stay_attached(
+            session,
+            daemon,
+            container,
+            start,
+            stdin=container.config.open_stdin and wants_stdin,
+            streams=streams,
+            sig_proxy=parsed.boolean("sig-proxy"),
+            detach_keys=keys,
+        )
     if code is not None and container.config.auto_remove:
         await container.removed.wait()
     return 0 if code is None else code
@@ -138,9 +143,23 @@ async def start_or_discard(daemon: Daemon, container: Container) -> None:
         raise
 
 
-def position_now(daemon: Daemon, container: Container) -> tuple[int, int]:
-    """Return where the container's log ends before it is started."""
-    return log_reader.position(sinks.open_sink(daemon.parts, container))
+def position_now(daemon: Daemon, container: Container) -> log_reader.Place:
+    """Return where the container's log ends before it is started; the caller closes it.
+
+    Raises:
+        OSError: the log cannot be opened.
+    """
+    return log_reader.Place(sinks.open_sink(daemon.parts, container))
+
+
+async def position_of_running(daemon: Daemon, container: Container) -> log_reader.Place:
+    """Return where the log of a running container ends now; the caller closes it.
+
+    Raises:
+        OSError: the log cannot be opened.
+    """
+    sink = sinks.open_sink(daemon.parts, container)
+    return await trio.to_thread.run_sync(log_reader.Place, sink)
 
 
 def wants(parsed: Parsed, stream: str) -> bool:
@@ -162,7 +181,7 @@ async def stay_attached(
     session: Session,
     daemon: Daemon,
     container: Container,
-    start: tuple[int, int],
+    start: log_reader.Place,
     *,
     stdin: bool,
     streams: frozenset[int],
@@ -177,9 +196,9 @@ async def stay_attached(
     container.attached += 1
     try:
         if sink is None:  # it has ended already: what it wrote is in the file
-            await copy_rest(session, container, start, streams)
+            await copy_rest(session, start, streams)
         else:
-            async with contextlib.aclosing(log_reader.follow(sink, start)) as output:
+            async with contextlib.aclosing(start.follow()) as output:
                 detached = await attached(
                     session,
                     output,
@@ -205,17 +224,12 @@ async def stay_attached(
     return UNKNOWN_CODE if code is None else code
 
 
-async def copy_rest(
-    session: Session, container: Container, start: tuple[int, int], streams: frozenset[int]
-) -> None:
+async def copy_rest(session: Session, start: log_reader.Place, streams: frozenset[int]) -> None:
     """Write what a container that has already ended wrote since ``start``."""
-    with contextlib.closing(log_reader.LogFile(container.directory)) as log:
-        if start[0] == 0:
-            log.skip_to(start[1])
-        for chunk in log.new_chunks():
-            if chunk.stream in streams:
-                write = session.err if chunk.stream == logfile.STDERR else session.out
-                await write(chunk.content)
+    for chunk in start.rest():
+        if chunk.stream in streams:
+            write = session.err if chunk.stream == logfile.STDERR else session.out
+            await write(chunk.content)
 
 
 async def close_stdin(daemon: Daemon, container: Container) -> None:
@@ -243,23 +257,26 @@ async def run_start(session: Session, parsed: Parsed, daemon: Daemon) -> int:
         raise InvalidParameter("you cannot start and attach multiple containers at once")
     keys = parse_detach_keys(parsed.string("detach-keys"))
     container = daemon.supervisor.find(parsed.args[0])
-    if container.is_running:
-        start = log_reader.position(sinks.open_sink(daemon.parts, container))
+    is_running = container.is_running
+    if is_running:
+        start = await position_of_running(daemon, container)
     else:
         if session.stdin_tty and container.config.tty:
             container.console_size = (session.rows, session.cols)
         start = position_now(daemon, container)
-        await daemon.supervisor.start(container)
-    code = await stay_attached(
-        session,
-        daemon,
-        container,
-        start,
-        stdin=parsed.boolean("interactive") and container.config.open_stdin,
-        streams=BOTH,
-        sig_proxy=parsed.boolean("sig-proxy"),
-        detach_keys=keys,
-    )
+    with contextlib.closing(start):
+        if not is_running:
+            await daemon.supervisor.start(container)
+        code = await stay_attached(
+            session,
+            daemon,
+            container,
+            start,
+            stdin=parsed.boolean("interactive") and container.config.open_stdin,
+            streams=BOTH,
+            sig_proxy=parsed.boolean("sig-proxy"),
+            detach_keys=keys,
+        )
     return 0 if code is None else code
 
 
@@ -270,17 +287,18 @@ async def run_attach(session: Session, parsed: Parsed, daemon: Daemon) -> int:
         raise Conflict("you cannot attach to a paused container, unpause it first")
     if not container.is_running:
         raise Conflict("you cannot attach to a stopped container, start it first")
-    start = log_reader.position(sinks.open_sink(daemon.parts, container))
-    code = await stay_attached(
-        session,
-        daemon,
-        container,
-        start,
-        stdin=not parsed.boolean("no-stdin") and container.config.open_stdin,
-        streams=BOTH,
-        sig_proxy=parsed.boolean("sig-proxy"),
-        detach_keys=parse_detach_keys(parsed.string("detach-keys")),
-    )
+    keys = parse_detach_keys(parsed.string("detach-keys"))
+    with contextlib.closing(await position_of_running(daemon, container)) as start:
+        code = await stay_attached(
+            session,
+            daemon,
+            container,
+            start,
+            stdin=not parsed.boolean("no-stdin") and container.config.open_stdin,
+            streams=BOTH,
+            sig_proxy=parsed.boolean("sig-proxy"),
+            detach_keys=keys,
+        )
     return 0 if code is None else code
 
 
