@@ -22,7 +22,7 @@ from types import FrameType
 from tests.bench import docker, engine, goals, image, oci, own, podman, tables
 from tests.bench.engine import Engine
 from tests.bench.figures import OURS
-from tests.bench.measures import KINDS, LOGS_TIMES, Bench, Plan
+from tests.bench.measures import ALL, LOGS_TIMES, Bench, Plan
 from tests.bench.place import Place
 
 ENGINES: dict[str, tuple[Callable[[], str], Callable[[Place, Path], Engine]]] = {
@@ -39,7 +39,7 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=21, help="samples of the short measures")
-    parser.add_argument("--only", default=",".join(KINDS), help="measures, comma-separated")
+    parser.add_argument("--only", default=",".join(ALL), help="measures, comma-separated")
     parser.add_argument("--peers", default=",".join(ENGINES), help="engines, comma-separated")
     parser.add_argument("--quick", action="store_true", help="a short run, to see that it works")
     parser.add_argument("--containers", type=int, default=200, help="idle containers for memory")
@@ -48,8 +48,8 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     chosen = parser.parse_args(argv)
     chosen.only = chosen.only.split(",")
     chosen.peers = [name for name in ENGINES if name in {OURS, *chosen.peers.split(",")}]
-    if unknown := [kind for kind in chosen.only if kind not in KINDS]:
-        parser.error(f"--only knows {', '.join(KINDS)}, not {', '.join(unknown)}")
+    if unknown := [kind for kind in chosen.only if kind not in ALL]:
+        parser.error(f"--only knows {', '.join(ALL)}, not {', '.join(unknown)}")
     if os.geteuid() != 0:
         parser.error("needs root")
     return chosen

@@ -17,8 +17,9 @@ from tests.bench.place import Place, Runner
 
 IDLE = "bench-idle"
 """A container that every engine keeps running meanwhile, as a host in use has some; without it
-podman would make and remove its bridge with every container."""
+podman makes and removes its bridge and its firewall rules with every container."""
 LATENCY_NONE, LATENCY_BRIDGE = "run, network none", "run, network bridge"
+LATENCY_ALONE = "run, network bridge, no other container"
 EXEC, PAUSE, RESUME, PS = "exec", "pause", "resume", "ps"
 THROUGHPUT = "containers per second, {} in parallel"
 PULL_FIRST = "first pull of 150 MB in five layers, nothing removed before"

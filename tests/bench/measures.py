@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,15 +53,19 @@ class Bench:
 
     def run(self, kinds: Sequence[str]) -> Results:
         """Measure the kinds asked for (names of KINDS) in the order of KINDS."""
+        self._measure(ALONE, kinds)
         for each in self.engines:
             each.runner.measure([each.detach(IDLE, "sleep", "100000")])
-        for kind in KINDS:
-            if kind in kinds:
-                self.plan.say(kind)
-                KINDS[kind](self)
+        self._measure(KINDS, kinds)
         for each in self.engines:
             each.runner.measure([each.command("remove", IDLE)])
         return self.results
+
+    def _measure(self, known: Mapping[str, Measure], kinds: Sequence[str]) -> None:
+        for kind in known:
+            if kind in kinds:
+                self.plan.say(kind)
+                known[kind](self)
 
     def turns(self, measure: str, rounds: int) -> Iterator[Engine]:
         """Engines that can do a measure, in a new order each round, the first time unmeasured."""
@@ -78,13 +82,23 @@ class Bench:
 
 
 def latency(bench: Bench) -> None:
-    """Start-to-exit of `run --rm busybox true`."""
-    for measure, name in ((engine.LATENCY_BRIDGE, "bridge"), (engine.LATENCY_NONE, "none")):
-        for each in bench.turns(measure, 1):
-            each.runner.measure([each.run(name, "true")])
-        for each in bench.turns(measure, bench.plan.rounds):
-            seconds, _ = each.runner.measure([each.run(name, "true")])
-            bench.add_seconds(measure, each, seconds)
+    """Start-to-exit of `run --rm busybox true`, while another container runs."""
+    time_runs(bench, engine.LATENCY_BRIDGE, "bridge")
+    time_runs(bench, engine.LATENCY_NONE, "none")
+
+
+def latency_alone(bench: Bench) -> None:
+    """The same while no other container of the engine runs."""
+    time_runs(bench, engine.LATENCY_ALONE, "bridge")
+
+
+def time_runs(bench: Bench, measure: str, network: str) -> None:
+    """Add the times of single runs to a measure."""
+    for each in bench.turns(measure, 1):
+        each.runner.measure([each.run(network, "true")])
+    for each in bench.turns(measure, bench.plan.rounds):
+        seconds, _ = each.runner.measure([each.run(network, "true")])
+        bench.add_seconds(measure, each, seconds)
 
 
 def network_cost(bench: Bench) -> None:
@@ -221,7 +235,11 @@ def pull(bench: Bench) -> None:
             each.runner.measure([each.command("rmi", served.names[each.name])])
 
 
-KINDS: dict[str, Callable[[Bench], None]] = {
+Measure = Callable[[Bench], None]
+
+ALONE: dict[str, Measure] = {"latency-alone": latency_alone}
+"""Measured before any container is left running."""
+KINDS: dict[str, Measure] = {
     "memory": memory,
     "latency": latency,
     "exec": exec_,
@@ -235,3 +253,5 @@ KINDS: dict[str, Callable[[Bench], None]] = {
 }
 """In this order by default. Memory comes first: a daemon that has been busy keeps freed memory, in
 which idle containers would then cost nothing."""
+ALL = (*ALONE, *KINDS)
+"""Names of what can be measured, in the order in which it is."""

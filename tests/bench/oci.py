@@ -30,6 +30,7 @@ class OciRuntime:
         no_network, no_engine = "it has no network of its own", "it keeps nothing running"
         self.lacks = {
             engine.LATENCY_BRIDGE: no_network,
+            engine.LATENCY_ALONE: no_network,
             engine.MEMORY: no_engine,
             engine.LOGS: "it writes no logs",
             engine.PULL: "it has no images",
