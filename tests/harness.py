@@ -34,8 +34,8 @@ for definition in [default_definition(bridge, subnet), *store.load_all(root)[0]]
 """
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0, what: str = "") -> None:
-    """Poll a condition of another process until it holds."""
+def wait_until(condition: Callable[[], object], seconds: float = 60.0, what: str = "") -> None:
+    """Poll a condition of another process until it holds; a busy machine may take its time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -152,7 +152,7 @@ def _watching(busybox_tar: bytes, directory: Path, outside: str) -> Iterator[Pla
             daemon.run("run", "--rm", "--tenant", "acme", "busybox", "true")
             time.sleep(2)
         scraped = time.time()
-        wait_until(lambda: newest(prometheus) > scraped, 10, "a last scrape")
+        wait_until(lambda: newest(prometheus) > scraped, what="a last scrape")
         yield Played(daemon, prometheus, start, time.time())
     finally:
         if prometheus is not None:

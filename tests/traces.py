@@ -61,7 +61,7 @@ def assert_no_more_than(
     now = traces(daemon)
     if difference(before, now):
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: not difference(before, traces(daemon)), 5)
+            wait_until(lambda: not difference(before, traces(daemon)), 30)
         now = traces(daemon)
     left = difference(before, now)
     assert not left, f"{what} left behind: {left}"

@@ -191,7 +191,7 @@ def assert_costs_are_the_bill(daemon: RunningDaemon, bill: dict[str, Any]) -> No
         )
 
     assert len(keys) > 12
-    wait_until(all_agree, 10, "costs are brought up to date")
+    wait_until(all_agree, what="costs are brought up to date")
     assert daemon.metric("aruntime_tenant_budget", tenant="acme", currency="EUR") == 12.5
 
 

@@ -173,8 +173,8 @@ def test_events(served: RunningDaemon) -> None:
     """Events of a span of time, by filters, as text, JSON and template; and as they happen."""
     since = f"{time.time():.9f}"
     live = served.popen(
-        "events", "--filter", "event=die", "--format", "{{.Actor.Attributes.name}}",
-        stdout=subprocess.PIPE,
+        "events", "--since", since, "--filter", "event=die",
+        "--format", "{{.Actor.Attributes.name}}", stdout=subprocess.PIPE,
     )  # fmt: skip
     assert live.stdout is not None
     with live.stdout as output:
@@ -223,11 +223,14 @@ def health(daemon: RunningDaemon, field: str = "Status") -> str:
 
 def test_health(served: RunningDaemon) -> None:
     """starting, healthy, unhealthy after the retries, healthy again; probes are in inspect."""
+    distant = ("--health-cmd", "true", "--health-interval", "1h")
+    served.run("run", "-d", "--name", "new", *distant, *IDLE)
+    assert "(health: starting)" in served.out("ps", "--format", "{{.Status}}")
+    served.run("rm", "-f", "new")
     served.run(
         "run", "-d", "--name", "box", "--health-cmd", "cat /ok", "--health-interval", "200ms",
         "--health-retries", "2", *IDLE,
     )  # fmt: skip
-    assert "(health: starting)" in served.out("ps", "--format", "{{.Status}}")
     wait_until(lambda: health(served) == "unhealthy")
     assert int(health(served, "FailingStreak")) >= 2
     served.run("exec", "box", "touch", "/ok")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -98,11 +99,14 @@ def test_shim_killed(daemon: RunningDaemon) -> None:
 
 def test_daemon_and_shim_killed(daemon: RunningDaemon) -> None:
     """With both gone a running container is adopted; what cannot be known is said."""
-    daemon.run("run", "-d", "--name", "leaver", "busybox", "sh", "-c", "sleep 1; exit 42")
+    leave = "trap 'exit 42' TERM; echo ready; while :; do usleep 50000; done"
+    daemon.run("run", "-d", "--name", "leaver", "busybox", "sh", "-c", leave)
     daemon.run("run", "-d", "--name", "stayer", "busybox", "sleep", "999")
+    wait_until(lambda: daemon.out("logs", "leaver") == "ready", what="the trap is set")
     pid = int(daemon.out("inspect", "-f", "{{.State.Pid}}", "leaver"))
     os.kill(daemon.shim_pid, signal.SIGKILL)
     daemon.kill()
+    os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), what="an exit that nobody sees")
     daemon.start()
 
@@ -155,5 +159,8 @@ def test_daemon_killed_while_it_removed_a_cgroup(daemon: RunningDaemon, shim_die
 
 def is_empty(group: Path) -> bool:
     """Whether no process runs in a cgroup."""
-    living = (Path(f"/proc/{pid}/stat") for pid in (group / "cgroup.procs").read_text().split())
-    return all(path.read_text().split()[2] == "Z" for path in living)
+    for pid in (group / "cgroup.procs").read_text().split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # reaped meanwhile
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                return False
+    return True

@@ -146,7 +146,8 @@ def test_images_outlive_the_daemon(daemon: RunningDaemon) -> None:
 
 def test_groups_are_the_plain_commands(daemon: RunningDaemon) -> None:
     """image ls is images; a group alone shows what it has; inspect knows its kind only."""
-    assert daemon.out("image", "ls") == daemon.out("images")
+    shown = ("--format", "{{.ID}} {{.Repository}}:{{.Tag}} {{.CreatedAt}} {{.Size}}")
+    assert daemon.out("image", "ls", *shown) == daemon.out("images", *shown)
     assert "\n  history  Show the history" in daemon.out("image")
     assert daemon.out("image", "history", "-q", "busybox") == daemon.out("images", "-q")
     daemon.run("container", "create", "--name", "box", "busybox", "true")

@@ -38,7 +38,7 @@ def gateway_of(daemon: RunningDaemon) -> str:
 
 def test_none_has_loopback_only(shared_daemon: RunningDaemon) -> None:
     """``--network none``: lo is up, there is nothing else and no way out."""
-    script = "ls /sys/class/net; ping -c 1 -W 1 127.0.0.1 >/dev/null && echo up; ip route"
+    script = "ls /sys/class/net; ping -c 1 -W 20 127.0.0.1 >/dev/null && echo up; ip route"
 
     assert shared_daemon.out(
         "run", "--rm", "--network", "none", "busybox", "sh", "-c", script

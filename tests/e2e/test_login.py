@@ -255,13 +255,22 @@ def test_a_token_that_expires_in_mid_push_is_renewed(
 ) -> None:
     """A token no longer good enough costs a request, not the push."""
     tokens.rights[USER, "team/one"] = {"pull", "push"}
-    tokens.lifetime = -58  # the registry allows a minute
     content = archives.tar(archives.file("large", b"\0" * (1 << 20)))
-    with registries.running(tmp_path / "registry", tokens.registry_config) as registry:
-        name = f"{registry.host}/team/one"
+    with (
+        registries.running(tmp_path / "registry", tokens.registry_config) as registry,
+        proxies.running(registry.host) as proxy,
+    ):
+        name = f"{proxy.host}/team/one"
         shared_daemon.run("import", "-", name, stdin=content)
-        shared_daemon.run("login", "-u", USER, "-p", PASSWORD, registry.host)
+        shared_daemon.run("login", "-u", USER, "-p", PASSWORD, proxy.host)
+        asks = f'Bearer realm="{tokens.realm}",service="{token_server.SERVICE}"'
+        expired = proxy.spoil(
+            "/blobs/uploads/", method="PUT", status=401, headers={"WWW-Authenticate": asks}
+        )
+        asked = len(tokens.asked)
         shared_daemon.run("push", name)
+        assert expired.reached.is_set()
+        assert len(tokens.asked) >= asked + 2
         assert registry.digest_of("team/one", "latest").startswith("sha256:")
 
 

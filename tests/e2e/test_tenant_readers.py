@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.harness import RunningDaemon
+from tests.harness import RunningDaemon, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -59,6 +59,8 @@ def shared(busybox_tar: bytes) -> Iterator[RunningDaemon]:
             script = f"echo said by {name}; exec sleep 99"
             words = ("run", "-d", "--name", name, "--tenant", tenant, "busybox", "sh", "-c")
             daemon.run(*words, script)
+        for name in ("theirs", "other"):
+            wait_until(lambda: daemon.out("logs", name) == f"said by {name}")  # noqa: B023
         yield daemon
     finally:
         daemon.destroy()

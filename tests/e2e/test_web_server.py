@@ -49,7 +49,7 @@ def web(debian_daemon: RunningDaemon, nginx_packages: Path) -> Iterator[int]:
         "run", "-d", "--name", "web", "--network", "front", "-p", f"{port}:80",
         "-v", f"{nginx_packages}:/debs:ro", "debian", "sh", "-c", INSTALL,
     )  # fmt: skip
-    wait_until(lambda: PAGE in curl(f"http://127.0.0.1:{port}/"), 60, "nginx answers")
+    wait_until(lambda: PAGE in curl(f"http://127.0.0.1:{port}/"), 180, "nginx answers")
     yield port
     debian_daemon.run("rm", "-f", "web")
     debian_daemon.run("network", "rm", "front")

@@ -135,11 +135,11 @@ def test_pids_limit_is_hit_and_counted(scene: Scene, driver: Driver) -> None:
 
 
 def test_cpu_quota_throttles(scene: Scene, driver: Driver) -> None:
-    """A quota of 10 ms in 100 ms holds a busy process to a tenth of a CPU."""
-    cgroup = driver.create("q", {"cpu": {"quota": 10_000, "period": 100_000}})
+    """A quota of 2 ms in 100 ms holds a busy process to a fiftieth of a CPU."""
+    cgroup = driver.create("q", {"cpu": {"quota": 2_000, "period": 100_000}})
     reader = driver.open_reader(cgroup)
     started = time.monotonic()
-    scene.run(cgroup, "t = time.process_time()\nwhile time.process_time() < t + 0.06: pass")
+    scene.run(cgroup, "t = time.process_time()\nwhile time.process_time() < t + 0.012: pass")
     elapsed = time.monotonic() - started
     stats = reader.read()
     assert stats is not None

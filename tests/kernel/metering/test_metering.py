@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -158,17 +159,20 @@ async def test_final_reading_equals_the_counter(driver: Driver, tmp_path: Path) 
 async def test_cpu_time_is_the_processs_own(driver: Driver, tmp_path: Path) -> None:
     """A busy loop's CPU time is what wait4(2) and the scheduler say of it (1 % or 20 ms)."""
     async with metering(driver, tmp_path) as meter:
-        cgroup, init = await launch(meter, driver, "c1", BUSY.format(seconds=0.5))
+        mark = tmp_path / "joined"
+        joined = f"import time\nopen({str(mark)!r}, 'w').write(str(time.process_time_ns()))\n"
+        cgroup, init = await launch(meter, driver, "c1", joined + BUSY.format(seconds=0.5))
         await trio.to_thread.run_sync(os.waitid, os.P_PID, init.pid, os.WEXITED | os.WNOWAIT)
         scheduled = int(Path(f"/proc/{init.pid}/schedstat").read_text().split()[0])
         final = await meter.final("c1", exit_code=0, zombie_pid=init.pid)
         _, _, usage = await trio.to_thread.run_sync(os.wait4, init.pid, 0)
         init.returncode = 0
         await remove(meter, driver, "c1", cgroup)
-        slack = max(final.totals.cpu_ns // 100, SECOND // 50)
+        used = final.totals.cpu_ns + int(mark.read_text())  # with what it used before it joined
+        slack = max(used // 100, SECOND // 50)
 
-        assert abs(final.totals.cpu_ns - scheduled) <= slack
-        assert abs(final.totals.cpu_ns - (usage.ru_utime + usage.ru_stime) * SECOND) <= slack
+        assert abs(used - scheduled) <= slack
+        assert abs(used - (usage.ru_utime + usage.ru_stime) * SECOND) <= slack
 
 
 async def test_buffered_writes_are_the_zombies(driver: Driver, tmp_path: Path) -> None:
@@ -194,10 +198,11 @@ async def test_buffered_writes_are_the_zombies(driver: Driver, tmp_path: Path) -
 
 
 async def test_pause_is_the_kernels_frozen_time(driver: Driver, tmp_path: Path) -> None:
-    """A paused container uses no CPU; our span is within the kernel's own to 100 ms."""
+    """A paused container uses no CPU; our span is within the kernel's own."""
     async with metering(driver, tmp_path) as meter:
         cgroup, init = await launch(meter, driver, "c1", "while True: pass")
         await until(lambda: cpu(meter) > SECOND // 20)
+        began = time.monotonic_ns()
         await trio.to_thread.run_sync(driver.freeze, cgroup)
         meter.state("c1", "paused")
         await meter.cut("c1", "pause")
@@ -207,15 +212,16 @@ async def test_pause_is_the_kernels_frozen_time(driver: Driver, tmp_path: Path) 
         during = cpu(meter) - before
         meter.state("c1", "running")
         await trio.to_thread.run_sync(driver.thaw, cgroup)
+        ended = time.monotonic_ns()
         await until(lambda: cpu(meter) > before)
         init.kill()
         final = await end(meter, driver, "c1", cgroup, init)
 
         assert during == 0
-        assert 0.3 * SECOND <= final.totals.paused_ns < SECOND
+        assert 0.3 * SECOND <= final.totals.paused_ns <= ended - began
         frozen_us = final.totals.counters[-1]
         if frozen_us:
-            assert abs(frozen_us * 1000 - final.totals.paused_ns) < SECOND // 10
+            assert final.totals.paused_ns // 1000 <= frozen_us <= (ended - began) // 1000 + 1
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -278,16 +284,18 @@ async def test_daemon_gap_is_exact(driver: Driver, tmp_path: Path) -> None:
 async def test_host_time_is_conserved(driver: Driver, tmp_path: Path) -> None:
     """Attributed and unattributed time together are the growth of the root's counter."""
     root = Path(driver.hierarchy.v1["cpuacct"], "cpuacct.usage")
+    earliest = int(root.read_text())
     async with metering(driver, tmp_path) as meter:
-        before = int(root.read_text())
+        latest = int(root.read_text())
         cgroup, init = await launch(meter, driver, "c1", BUSY.format(seconds=0.5))
         await end(meter, driver, "c1", cgroup, init)
+        least = int(root.read_text()) - latest
         split = meter.view().daemon.cpu
-        grown = int(root.read_text()) - before
+        most = int(root.read_text()) - earliest
         assert split is not None
 
         assert split.attributed_ns == parent_usage(driver)
-        assert abs(sum(split) - grown) < max(grown // 100, SECOND // 5)
+        assert least - SECOND // 50 <= sum(split) <= most + SECOND // 50
 
 
 def test_zombie_is_off_the_processor() -> None:

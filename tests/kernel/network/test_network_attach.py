@@ -34,6 +34,8 @@ pytestmark = pytest.mark.kernel
 
 SUBNET = "10.77.0.0/24"
 TIMEOUT = 5.0
+NAMESPACE_END_SECONDS = 60.0
+"""The kernel takes namespaces apart in turn, those of earlier tests first."""
 RTMGRP_LINK = 1
 RTM_DELLINK = 17
 
@@ -149,7 +151,7 @@ def monitor_links() -> _socket.socket:
     """Open a netlink socket that is told of every change of a link in this namespace."""
     monitor = netlink.open_socket()
     monitor.bind((0, RTMGRP_LINK))
-    monitor.settimeout(TIMEOUT)
+    monitor.settimeout(NAMESPACE_END_SECONDS)
     return monitor
 
 

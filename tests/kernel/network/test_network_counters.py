@@ -86,10 +86,11 @@ def test_dump_agrees_with_getlink(host: Host, network: Network) -> None:
     for attachment in attachments:
         host.container(attachment.netlink)
     with closing(host.run(LinkCounters)) as counters:
-        # The bridge floods ARP while it settles: compare when two looks agree.
-        while (links := host.run(by_getlink)) != host.run(by_getlink):
-            pass
-        found = counters.read_all()
+        # The bridge floods ARP while it settles: compare when the looks before and after agree.
+        while True:
+            links, found = host.run(by_getlink), counters.read_all()
+            if host.run(by_getlink) == links:
+                break
 
     assert {index: stats[:6] for index, stats in found.items()} == links  # egress is not the link's
     assert {attachment.host_ifindex for attachment in attachments} <= set(found)

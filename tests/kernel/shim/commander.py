@@ -21,7 +21,7 @@ from aruntime.shim import boot
 from tests.kernel.shim.specs import payload_of, spec_of
 
 TIMEOUT_SECONDS = 20
-LET_GO_SECONDS = 2
+LET_GO_SECONDS = TIMEOUT_SECONDS
 MAX_MESSAGE = 1 << 16
 MAX_FDS = 16
 

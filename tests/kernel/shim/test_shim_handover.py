@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -110,19 +111,21 @@ def test_no_line_is_lost_or_doubled_over_many_daemons(shim: Shim, tmp_path: Path
 
 def test_terminal_output_without_a_daemon(shim: Shim, tmp_path: Path) -> None:
     """A pty goes through its private pipe; what the daemon left there comes first."""
-    script = "echo first; sleep 0.1; echo second"
+    script = "echo first; until [ -e /gate ]; do sleep 0.01; done; echo second"
     shim.launch("c1", ["sh", "-c", script], tty=True, log_dir=tmp_path / "l")
     held = shim.daemon.fds[("c1", "")]
     flags = os.SPLICE_F_NONBLOCK
+    taken = 0
 
     def moved() -> bool:
-        try:
-            return os.splice(held["master"], held["pty_write"], 4096, flags=flags) == 7
-        except BlockingIOError:
-            return False
+        nonlocal taken
+        with contextlib.suppress(BlockingIOError):
+            taken += os.splice(held["master"], held["pty_write"], 4096, flags=flags)
+        return taken == len("first\r\n")
 
     shim.wait_for(moved)
     shim.daemon.close()  # it dies with bytes in the private pipe
+    (shim.rootfs / "gate").touch()
     log = tmp_path / "l" / "log"
     shim.wait_for(lambda: log.read_bytes().count(b"\n") == 2)
     shim.reconnect()
