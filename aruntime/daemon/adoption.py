@@ -64,6 +64,7 @@ async def adopt_all(parts: Parts, supervisor: Supervisor, held: list[Reply]) -> 
         journal.error("container not loaded", error=str(error))
     inits = {reply.fields["id"]: reply for reply in held if not reply.fields.get("exec_id")}
     exec_replies = [reply for reply in held if reply.fields.get("exec_id")]
+    standing = await trio.to_thread.run_sync(parts.cgroup_names)
     restarts = []
     for config, state, directory in loaded:
         container = Container(config, state, directory)
@@ -74,8 +75,10 @@ async def adopt_all(parts: Parts, supervisor: Supervisor, held: list[Reply]) -> 
             await adopt_held(parts, container, reply)
         elif was_active:
             await adopt_orphan(parts, container)
-        else:
+        elif container.id in standing:
             await settle_launch(parts, container)
+        else:
+            parts.meter.declare(parts.meter_subject(container), meter_status(state.status))
         if container.is_running:
             supervisor.supervise_soon(container)
         elif wants_start(container, was_active=was_active):
@@ -103,10 +106,10 @@ async def adopt_all(parts: Parts, supervisor: Supervisor, held: list[Reply]) -> 
 
 
 async def settle_launch(parts: Parts, container: Container) -> None:
-    """Make a container without a process known to the meter.
+    """Make a container known to the meter that has no process, but a cgroup.
 
-    If its cgroup is there, a launch was cut off before init was set up, or an end before the cgroup
-    was removed: what was used is metered, and nothing of it stays.
+    A launch was cut off before init was set up, or an end before the cgroup was removed: what was
+    used is metered, and nothing of it stays.
     """
     cgroup = parts.driver.cgroup(container.id)
     try:

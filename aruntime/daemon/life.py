@@ -200,14 +200,13 @@ async def _close_books(parts: Parts, container: Container, zombie: int) -> None:
         container.id, exit_code=code, zombie_pid=zombie, stopped=now.stopped_by_user
     )
     now.oom_killed = final.oom_kills > 0
+    move(now, Status.EXITED)
+    now.pid = 0
+    end_streams(container)
     async with trio.open_nursery() as nursery:
         # A zombie is in no cgroup's way: neither waits for the other.
         nursery.start_soon(_reap, parts, container)
         await end_of_cgroup(parts, container, hide=container.config.auto_remove)
-    container.held_by_shim = False
-    move(now, Status.EXITED)
-    now.pid = 0
-    end_streams(container)
     close_sink(container)
     if not container.hidden:
         await parts.keep_state(container)
@@ -223,6 +222,7 @@ async def _reap(parts: Parts, container: Container) -> None:
     if container.held_by_shim:
         with contextlib.suppress(AruntimeError):  # a shim that died has nothing left to reap
             await parts.shim.client.reap(container.id)
+    container.held_by_shim = False
 
 
 def shell_exit(pid: int, pidfd: int, start_time: int | None = None) -> tuple[int, int | None]:

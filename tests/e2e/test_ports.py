@@ -17,6 +17,7 @@ import pytest
 
 from tests.harness import RunningDaemon, wait_until
 from tests.networks import elsewhere
+from tests.traces import assert_no_more_than, traces
 
 pytestmark = pytest.mark.e2e
 
@@ -212,6 +213,26 @@ def test_a_port_in_use_names_its_holder(shared_daemon: RunningDaemon) -> None:
     daemon.run("network", "rm", "inner")
     assert elements(daemon).count("{ tcp . ") == 1
     daemon.run("rm", "-f", "first")
+
+
+def test_a_start_that_fails_once_init_is_forked(shared_daemon: RunningDaemon) -> None:
+    """Init waits for its payload, which does not come: nothing stays, and it can start again."""
+    daemon = shared_daemon
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        daemon.run("create", "--name", "late", "-p", f"{port}:80", "busybox", *GREET)
+        before = traces(daemon)
+        for _ in range(10):
+            failed = daemon.run("start", "late", code=None)
+            assert failed.returncode == 1
+            assert f"port 0.0.0.0:{port}/tcp is in use" in failed.stderr
+        assert_no_more_than(before, daemon)
+    assert daemon.out("inspect", "-f", "{{.State.Status}} {{.State.Pid}}", "late") == "created 0"
+    daemon.run("start", "late")
+    assert answers("127.0.0.1", port) == "hello"
+    daemon.run("rm", "-f", "late")
 
 
 def test_ports_survive_the_daemon(daemon: RunningDaemon) -> None:
