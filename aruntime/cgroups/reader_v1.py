@@ -125,18 +125,16 @@ class V1Reader:
 
     def read_still(self) -> FastStats | None:
         """Read the billed numbers if the cgroup has stood still since the last :meth:`read`."""
-        memory, blkio, unified = self._memory, self._blkio, self._unified
-        if int(self._usage.read_optional() or -1) != self._cpu_ns or memory is None:
+        memory, unified = self._memory, self._unified
+        if memory is None or not self.is_spent():
             return None
         try:
             used, text = int(memory.usage.read()), memory.stat.read()
         except CgroupGone:
             return None
-        if (
-            hash(text) != memory.mark
-            or (blkio is not None and not blkio.is_still())
-            or (unified is not None and not unified.is_frozen_time_still())
-        ):
+        if hash(text) != memory.mark:
+            return None
+        if unified is not None and not unified.is_frozen_time_still():
             return None
         return FastStats(self._cpu_ns, used, inactive_file(text))
 

@@ -37,7 +37,6 @@ from aruntime.daemon import (
     unpacking,
 )
 from aruntime.daemon.parts import Parts
-from aruntime.daemon.pump import LogSink
 from aruntime.daemon.record import Container, Exec, Input, Streams
 from aruntime.daemon.shim_client import Reply
 from aruntime.daemon.supervisor import Supervisor
@@ -197,13 +196,13 @@ async def adopt_log(parts: Parts, container: Container, reply: Reply) -> None:
     fds = reply.take("log"), reply.take("index")
     path = logfile.log_paths(container.directory)[0]
     if all(fd >= 0 for fd in fds) and is_same_file(fds[0], path):
-        make_sink(parts, container, *fds)
+        sinks.make_sink(parts, container, *fds)
         return
     for fd in fds:
         if fd >= 0:
             os.close(fd)
     fresh = logfile.open_log(container.directory)
-    make_sink(parts, container, *fresh)
+    sinks.make_sink(parts, container, *fresh)
     await parts.shim.client.replace_logs(container.id, *fresh)
 
 
@@ -213,18 +212,6 @@ def is_same_file(fd: int, path: str) -> bool:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError:
         return False
-
-
-def make_sink(parts: Parts, container: Container, log_fd: int, index_fd: int) -> LogSink:
-    """Return a sink over descriptors whose file position is where the shim left off."""
-    container.sink = LogSink(
-        container.directory,
-        container.config.log,
-        log_fd=log_fd,
-        index_fd=index_fd,
-        on_rotate=sinks.rotation_callback(parts, container),
-    )
-    return container.sink
 
 
 async def resume_meter(parts: Parts, container: Container) -> None:

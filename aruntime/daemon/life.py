@@ -90,7 +90,9 @@ async def _launch(parts: Parts, container: Container, *, restarted: bool) -> Non
                 journal.warning(
                     "container started with less than asked", id=container.id, why=warning
                 )
-            await child.ask(ready.fds(sinks.open_sink(parts, container)), tty=container.config.tty)
+            if not child.is_asked:
+                sink = sinks.open_sink(parts, container)
+                await child.ask(ready.fds(sink), tty=container.config.tty)
             ready.close_sent()
             await child.forked()
             await bringup.bring_up(parts, container, child, ready.streams)

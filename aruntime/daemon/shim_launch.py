@@ -58,14 +58,13 @@ class Launch:
         self.is_asked = self._client.sent_from_thread({**self._request(tty), "early": early}, fds)
 
     async def ask(self, fds: Mapping[str, int], *, tty: bool) -> None:
-        """Have init forked, unless that was asked for early.
+        """Have init forked, with its payload.
 
         Raises:
             ShimUnavailable: the shim is gone.
         """
-        if not self.is_asked:
-            await self._client.send(self._request(tty), fds)
-            self.is_asked = True
+        await self._client.send(self._request(tty), fds)
+        self.is_asked = True
 
     def _named(self, op: str) -> dict[str, Any]:
         return {"op": op, "id": self._id}

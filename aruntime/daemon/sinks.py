@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from aruntime.container import logfile
@@ -21,21 +20,22 @@ def open_sink(parts: Parts, container: Container) -> LogSink:
     Raises:
         OSError: the log cannot be opened (disk full, permission).
     """
-    if container.sink is None:
-        log_fd, index_fd = logfile.open_log(container.directory)
-        container.sink = LogSink(
-            container.directory,
-            container.config.log,
-            log_fd=log_fd,
-            index_fd=index_fd,
-            on_rotate=rotation_callback(parts, container),
-        )
+    return container.sink or make_sink(parts, container, *logfile.open_log(container.directory))
+
+
+def make_sink(parts: Parts, container: Container, log_fd: int, index_fd: int) -> LogSink:
+    """Make the log of a container from descriptors, which are the sink's from now on.
+
+    After a rotation the shim gets the new files.
+    """
+    container.sink = LogSink(
+        container.directory,
+        container.config.log,
+        log_fd=log_fd,
+        index_fd=index_fd,
+        on_rotate=lambda sink: parts.spawn(_replace_logs, parts, container, sink),
+    )
     return container.sink
-
-
-def rotation_callback(parts: Parts, container: Container) -> Callable[[LogSink], None]:
-    """Return what a sink calls after a rotation: the shim gets the new files."""
-    return lambda sink: parts.spawn(_replace_logs, parts, container, sink)
 
 
 async def _replace_logs(parts: Parts, container: Container, sink: LogSink) -> None:
