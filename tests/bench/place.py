@@ -111,7 +111,9 @@ class Place:
         # Not in /tmp: that may be in memory, and where many files are made and removed all the
         # time ext4 looks long for an inode that was not in use lately.
         self.base = Path(tempfile.mkdtemp(prefix="aruntime-bench-", dir="/var/tmp"))
-        self._keep_engines_apart()
+        storage.scatter(
+            str(self.base)
+        )  # the engines, so that each meets what it has removed itself
         self.cgroup_parent = f"/aruntime-test-{os.getpid()}"
         self.links: list[str] = []
         self._undo = contextlib.ExitStack()
@@ -124,16 +126,6 @@ class Place:
 
     def __exit__(self, *exc_info: object) -> None:
         self._undo.close()
-
-    def _keep_engines_apart(self) -> None:
-        """Let none look for inodes among those that another has just given back."""
-        fd = os.open(self.base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            storage.set_top_directory(fd)
-        except OSError:
-            pass  # another file system, which has no such difficulty
-        finally:
-            os.close(fd)
 
     def directory(self, *names: str) -> Path:
         """Make a directory below the place's own."""

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,11 @@ IDLE = 17
 def status(daemon: RunningDaemon, name: str) -> str:
     """Return a container's status."""
     return daemon.out("inspect", "-f", "{{.State.Status}}", name)
+
+
+def has_ended(daemon: RunningDaemon, name: str) -> bool:
+    """Whether a container's run is over."""
+    return status(daemon, name) == "exited"
 
 
 def start_all(daemon: RunningDaemon) -> None:
@@ -145,11 +151,11 @@ def test_daemon_killed_while_it_removed_a_cgroup(daemon: RunningDaemon, shim_die
         container, pid = line.split()
         os.kill(int(pid), signal.SIGKILL)
         for gone in range(number + 1):
-            wait_until(lambda: is_empty(groups[gone].parent / container))  # noqa: B023
+            wait_until(partial(is_empty, groups[gone].parent / container))
             (groups[gone].parent / container).rmdir()
     daemon.start()
     for name in boxes:
-        wait_until(lambda: status(daemon, name) == "exited")  # noqa: B023
+        wait_until(partial(has_ended, daemon, name))
         code = daemon.out("inspect", "-f", "{{.State.ExitCode}}", name)
         # The host's init may have reaped it before there was a daemon to ask.
         assert code == "137" or (shim_dies and code == "<no value>"), name

@@ -186,13 +186,19 @@ def echoing(daemon: RunningDaemon, name: str) -> Iterator[None]:
         server.wait()
 
 
-def test_a_port_in_use_names_its_holder(shared_daemon: RunningDaemon) -> None:
-    """A process of the host, a container of ours; nothing is left of the container's start."""
-    daemon = shared_daemon
+@contextlib.contextmanager
+def taken_port() -> Iterator[int]:
+    """Yield a port of the host on which this process listens."""
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
-        port = taken.getsockname()[1]
+        yield taken.getsockname()[1]
+
+
+def test_a_port_in_use_names_its_holder(shared_daemon: RunningDaemon) -> None:
+    """A process of the host, a container of ours; nothing is left of the container's start."""
+    daemon = shared_daemon
+    with taken_port() as port:
         failed = daemon.run("run", "--rm", "-p", f"{port}:80", "busybox", "true", code=125)
     assert f"port 0.0.0.0:{port}/tcp is in use by pytest (pid {os.getpid()})" in re.sub(
         r"in use by \S+ \(pid", "in use by pytest (pid", failed.stderr
@@ -218,10 +224,7 @@ def test_a_port_in_use_names_its_holder(shared_daemon: RunningDaemon) -> None:
 def test_a_start_that_fails_once_init_is_forked(shared_daemon: RunningDaemon) -> None:
     """Init waits for its payload, which does not come: nothing stays, and it can start again."""
     daemon = shared_daemon
-    with socket.socket() as taken:
-        taken.bind(("", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with taken_port() as port:
         daemon.run("create", "--name", "late", "-p", f"{port}:80", "busybox", *GREET)
         before = traces(daemon)
         for _ in range(10):

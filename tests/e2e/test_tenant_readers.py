@@ -8,6 +8,7 @@ import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -47,6 +48,11 @@ CHANGES = (
 )  # fmt: skip
 
 
+def has_spoken(daemon: RunningDaemon, name: str) -> bool:
+    """Whether what a container says is in its log."""
+    return daemon.out("logs", name) == f"said by {name}"
+
+
 @pytest.fixture(scope="module")
 def shared(busybox_tar: bytes) -> Iterator[RunningDaemon]:
     """Yield a daemon with containers of two tenants, whose run directory users can reach."""
@@ -60,7 +66,7 @@ def shared(busybox_tar: bytes) -> Iterator[RunningDaemon]:
             words = ("run", "-d", "--name", name, "--tenant", tenant, "busybox", "sh", "-c")
             daemon.run(*words, script)
         for name in ("theirs", "other"):
-            wait_until(lambda: daemon.out("logs", name) == f"said by {name}")  # noqa: B023
+            wait_until(partial(has_spoken, daemon, name))
         yield daemon
     finally:
         daemon.destroy()
