@@ -55,8 +55,9 @@ Requests may be pipelined; answers carry ``id`` (and ``exec_id`` for an exec)::
 
     failed {id, exec_id?, step, errno, strerror, path} answers any of launch, exec, start and
     reap. After a failed launch, exec or start the shim has already reaped the child and forgotten
-    it: there is nothing left to reap. With the step "read the request" (no such container, one of
-    this id exists, it is started already, it still runs) nothing has changed at all.
+    it: there is nothing left to reap. A launch fails once: a start that comes while it is failing,
+    or afterwards, is answered by that alone. With the step "read the request" (no such container,
+    one of this id exists, it is started already, it still runs) nothing has changed at all.
     refused {message} answers hello (another daemon is connected, or the caller's user may not),
     shutdown, and what is no request.
     A hang-up of the daemon's end means goodbye. A launch or exec that is not set up when the next

@@ -125,10 +125,10 @@ class Keeper:
                 self._launch(str(op), fields, fds)
             elif op in calls:
                 child = self._children.get(states.key_of(fields))
-                if child is None:
-                    self._refuse(fields, errno.ESRCH, "the shim holds no such child")
-                else:
+                if child is not None:
                     calls[op](child, fields, fds)
+                elif op != messages.START:  # of which its launch's failure was the answer
+                    self._refuse(fields, errno.ESRCH, "the shim holds no such child")
             else:
                 reason = fields.get("reason", f"unknown request {op!r}")
                 self._send({"op": messages.REFUSED, "message": str(reason)})
@@ -311,6 +311,8 @@ class Keeper:
 
     def _start(self, child: Child, fields: dict[str, Any], fds: dict[str, int]) -> None:
         early = child.state == states.SPAWNING and not child.start_at_once
+        if child.state == states.FAILING:
+            return  # why, is said as soon as it is a zombie
         if not early and child.state != states.CREATED:
             self._refuse(fields, errno.EALREADY, f"the child is {child.state}")
             return

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import select
 import signal
 from pathlib import Path
 
 import pytest
 
 from aruntime.container import messages
-from tests.kernel.shim.commander import Shim
+from tests.kernel.shim.commander import TIMEOUT_SECONDS, Shim
 
 pytestmark = pytest.mark.kernel
 
@@ -106,6 +107,25 @@ def test_start_of_an_init_that_fails(shim: Shim, tmp_path: Path) -> None:
     assert shim.children() == []
     shim.daemon.forget("c1")
     shim.wait_descriptors(before)
+
+
+def test_start_while_the_launch_is_failing(shim: Shim, tmp_path: Path) -> None:
+    """Nothing but the failure is said, whatever of init's end the shim has seen by then."""
+    fifo = tmp_path / "cgroup.procs"
+    os.mkfifo(fifo)
+    shim.send_launch("c1", ["no-such-program"], announce=True, cgroup_dirs=[str(tmp_path)])
+    pidfd = os.pidfd_open(shim.daemon.expect("spawned", "c1")["pid"])
+    os.kill(shim.process.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, shim.process.pid, os.WSTOPPED)
+    assert fifo.read_bytes() == b"0"
+    assert select.select([pidfd], [], [], TIMEOUT_SECONDS)[0]
+    os.close(pidfd)
+    # What init said, its end and our request are read in one turn, its death in the next.
+    shim.daemon.send({"op": "start", "id": "c1"})
+    os.kill(shim.process.pid, signal.SIGCONT)
+    assert shim.daemon.expect("failed", "c1")["step"] == messages.STEP_LOOKUP
+    shim.daemon.send({"op": "start", "id": "c1"})
+    assert shim.run("c1", ["true"]) == (0, "", "")
 
 
 def test_announcement_through_an_intermediate_process(shim: Shim) -> None:
