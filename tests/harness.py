@@ -54,8 +54,8 @@ class RunningDaemon:
         self.root = self.base / "root"
         self.run_dir = self.base / "run"
         self.bridge = f"art{os.getpid() % 100000}x{number}"[:15]
-        # Test runs side by side must not meet.
-        # Test runs side by side have pids close to each other, and few daemons at a time each.
+        # Test runs side by side must not meet. Their pids are close to each other, and each has
+        # few daemons at a time.
         own = os.getpid() // 200 % 16 * 16 + number % 16
         self.subnet = f"10.{20 + os.getpid() % 200}.{own}.0/24"
         self.cgroup_parent = f"/aruntime-test-{os.getpid()}-{number}"

@@ -177,7 +177,7 @@ def descendants(pid: int) -> set[int]:
     """Return the children of a process and theirs."""
     try:
         content = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return set()
     found = {int(word) for word in content.split()}
     return found.union(*(descendants(child) for child in found))
@@ -187,7 +187,7 @@ def tracer_of(pid: int) -> int:
     """Return who traces a process."""
     try:
         content = Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or since
         return 0
     return int(content.partition("TracerPid:")[2].split()[0])
 
