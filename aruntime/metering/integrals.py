@@ -96,7 +96,7 @@ def advance(
     anomalies = (anomaly,) if anomaly and not (anomaly == "cpu_bound" and account.cpu_held) else ()
     held = anomaly == "cpu_bound"
     slow, slow_totals, reset = _slow_step(account, reading)
-    if reset:
+    if reset and "counter_reset" not in anomalies:
         anomalies = (*anomalies, "counter_reset")
     grown = _integrals(account, reading, now, cpu_delta, hold=hold, request=request)
     totals = msgspec.structs.replace(account.totals, **grown, **slow_totals)

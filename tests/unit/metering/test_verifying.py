@@ -208,6 +208,23 @@ def test_deleted_records_are_found(ledger: Kept, signer: Signer, start: int, cou
 
 
 @settings(deadline=None, max_examples=60)
+@given(which=st.integers(1, RECORDS), place=st.integers(1, RECORDS), hashed=st.booleans())
+def test_inserted_record_is_found(
+    ledger: Kept, signer: Signer, which: int, place: int, hashed: bool
+) -> None:
+    """A record put in once more where those behind it make room, as it was or chained there."""
+    rows = [row._replace(seq=row.seq + (row.seq >= place)) for row in ledger.all_rows]
+    rows.insert(place - 1, ledger.all_rows[which - 1]._replace(seq=place))
+    if hashed:
+        rows = [*rechained(rows[:place], place - 1), *rows[place:]]
+    found = faults(ledger._replace(all_rows=rows), signer)
+    named = {fault.partition(":")[0] for fault in found}
+
+    assert (f"record {place}" in named) == (not hashed and which != place)
+    assert f"record {place + 1}" in named
+
+
+@settings(deadline=None, max_examples=60)
 @given(number=st.integers(0, RECORDS - 1), insert=st.booleans())
 def test_chain_made_anew_is_found(ledger: Kept, signer: Signer, number: int, insert: bool) -> None:
     """A change or an insertion with all later hashes made anew fails at the next checkpoint."""
