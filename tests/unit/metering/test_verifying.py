@@ -128,15 +128,19 @@ def faults(ledger: Kept, signer: Signer) -> list[str]:
     return [str(fault) for fault in verify(ledger, signer).faults]
 
 
+def resealed(row: Row, seq: int, prev: str = "") -> Row:
+    """A record under another number, behind another one if so told, its own hash made anew."""
+    record = msgspec.json.decode(row.text, type=LedgerRecord)
+    record = msgspec.structs.replace(record, seq=seq, prev=prev or record.prev, hash="")
+    digest = chain_hash(record.prev, canonical(record))
+    return row_of(msgspec.structs.replace(record, hash=digest))
+
+
 def rechained(rows: list[Row], start: int) -> list[Row]:
     """All rows with the chain made anew from a place on, as a forger would."""
     made = rows[:start]
     for row in rows[start:]:
-        record = msgspec.json.decode(row.text, type=LedgerRecord)
-        last = made[-1].hash if made else genesis(*HOST)
-        record = msgspec.structs.replace(record, prev=last, seq=len(made) + 1, hash="")
-        digest = chain_hash(last, canonical(record))
-        made.append(row_of(msgspec.structs.replace(record, hash=digest)))
+        made.append(resealed(row, len(made) + 1, made[-1].hash if made else genesis(*HOST)))
     return made
 
 
@@ -212,11 +216,12 @@ def test_deleted_records_are_found(ledger: Kept, signer: Signer, start: int, cou
 def test_inserted_record_is_found(
     ledger: Kept, signer: Signer, which: int, place: int, hashed: bool
 ) -> None:
-    """A record put in once more where those behind it make room, as it was or chained there."""
+    """A record put in once more where those behind it make room, as it was or hashed anew."""
     rows = [row._replace(seq=row.seq + (row.seq >= place)) for row in ledger.all_rows]
     rows.insert(place - 1, ledger.all_rows[which - 1]._replace(seq=place))
     if hashed:
-        rows = [*rechained(rows[:place], place - 1), *rows[place:]]
+        made = [resealed(row, row.seq) for row in rows[place:]]
+        rows = [*rechained(rows[:place], place - 1), *made]
     found = faults(ledger._replace(all_rows=rows), signer)
     named = {fault.partition(":")[0] for fault in found}
 
