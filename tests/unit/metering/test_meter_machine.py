@@ -1,20 +1,20 @@
 """A state machine over the meter: whatever happens, no total falls and the sums are the kernel's.
 
-The machine makes, uses, pauses, updates, ends, restarts and removes containers, polls, scrapes,
-bills, changes prices, lets hours pass, steps the wall clock, lets the disk refuse, and kills the
-meter or the host between any two steps; an oracle keeps what the kernel counted. In the end the
-ledger verifies, its records are the totals, and each life's records follow each other in time.
+The machine creates, starts, uses, execs into, pauses, updates, runs out of memory, ends, restarts
+and removes containers, polls, scrapes, bills, exports, changes prices, lets hours pass, steps the
+wall clock, lets the disk refuse, and kills the meter or the host between any two steps, at any
+statement of a commit and in the middle of an end, which is gone through again; an oracle keeps what
+the kernel counted. In the end the ledger verifies, its records are the totals, each life's records
+follow each other in time, and whoever was sent them has every event once.
 """
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -22,7 +22,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
-    RuleBasedStateMachine,
     consumes,
     invariant,
     precondition,
@@ -32,110 +31,86 @@ from hypothesis.stateful import (
 
 from aruntime.errors import InvalidParameter
 from aruntime.metering.amending import Wanted, amend
-from aruntime.metering.chain import SUMMED
 from aruntime.metering.corrections import Amount, Author
-from aruntime.metering.meter import Meter
-from aruntime.metering.record import LedgerRecord
-from aruntime.metering.subject import MeterSubject
+from aruntime.metering.reading import read_process_io
 from tests.metering import CounterTree, faults_in, records_in, sums_by_tenant, sums_of_totals
-
-TENANTS = ("acme", "other")
-
-
-class Clocks:
-    """Boot time and wall time, to be moved. State: by how much."""
-
-    def __init__(self) -> None:
-        self.passed_ns = 0
-        self.stepped_ns = 0
-        self._boot, self._wall = time.clock_gettime_ns, time.time_ns
-
-    def clock_gettime_ns(self, clock: int) -> int:
-        """As time.clock_gettime_ns."""
-        return self._boot(clock) + self.passed_ns
-
-    def time_ns(self) -> int:
-        """As time.time_ns."""
-        return self._wall() + self.passed_ns + self.stepped_ns
+from tests.unit.metering.meter_world import (
+    EXECS,
+    TENANTS,
+    Clocks,
+    Dying,
+    Killed,
+    MeterWorld,
+    assert_contiguous,
+    ended_execs,
+    totals_on_page,
+)
 
 
-class MeterMachine(RuleBasedStateMachine):
+class MeterMachine(MeterWorld):
     """See the module."""
 
-    new_counters: Callable[[], CounterTree]
-    clocks: Clocks
-
+    created = Bundle("created")
     living = Bundle("living")
     ended = Bundle("ended")
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.counters = self.new_counters()
-        self.directory = tempfile.TemporaryDirectory()
-        self.number = 0
-        self.kernel = dict.fromkeys(TENANTS, 0)
-        self.alive: dict[str, str] = {}
-        self.exited: set[str] = set()
-        self.shown: dict[tuple[str, ...], int] = {}
-        self.refusing = False
-        self.boot = 1
-        self.prices = 0
-        self.requests: dict[str, int] = {}
-        self.corrected = dict.fromkeys(TENANTS, 0)
-        self.meter = self.open()
-
-    def open(self) -> Meter:
-        """A meter on the one ledger."""
-        path = str(Path(self.directory.name) / "ledger.db")
-        meter = Meter(path, self.counters.driver, cores=1 << 30)
-        meter.books.boot_id = f"boot{self.boot}"
-        trio.run(meter.open)
-        return meter
-
-    def do(self, operation: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Run one of the meter's operations to its end."""
-
-        async def run() -> Any:
-            return await operation(*args, **options)
-
-        return trio.run(run)
-
-    def subject(self, name: str, *, live: bool = True) -> MeterSubject:
-        """What the supervisor would say of a container."""
-        cgroup = self.counters.driver.cgroup(name) if live else None
-        return MeterSubject(
-            id=name,
-            name=name,
-            tenant=self.tenant(name),
-            cgroup=cgroup,
-            cpu_request_milli=self.requests.get(name, 0),
-        )
-
-    def tenant(self, name: str) -> str:
-        """Whose container it is."""
-        return TENANTS[int(name[1:]) % len(TENANTS)]
+    def named(self) -> str:
+        """A new name."""
+        self.number += 1
+        return f"c{self.number - 1}"
 
     @rule(target=living)
     def launch(self) -> str:
-        """A new container."""
-        name = f"c{self.number}"
-        self.number += 1
+        """A new container that runs at once."""
+        name = self.named()
         self.begin(name)
         return name
 
-    def begin(self, name: str, *, restarted: bool = False) -> None:
-        """Make a cgroup, register it, let the program run."""
-        self.counters.add(name)
-        self.do(self.meter.register, self.subject(name), restarted=restarted)
-        self.meter.state(name, "running")
-        self.alive[name] = "running"
-        self.exited.discard(name)
+    @rule(target=created)
+    def create(self) -> str:
+        """A new container that is not started yet: it has no cgroup."""
+        name = self.named()
+        self.waiting.add(name)
+        self.meter.declare(self.subject(name, live=False), "created")
+        return name
+
+    @rule(name=consumes(created), target=living)
+    def start(self, name: str) -> str:
+        """Its first start."""
+        self.waiting.remove(name)
+        self.begin(name)
+        return name
 
     @rule(name=living, cpu=st.integers(0, 1 << 40), memory=st.integers(0, 1 << 34))
     def use(self, name: str, cpu: int, memory: int) -> None:
         """The kernel counts."""
         self.counters.use(name, cpu_ns=cpu, memory=memory % 1000, page_faults=cpu % 7)
         self.kernel[self.tenant(name)] += cpu
+
+    @rule(name=living, which=st.integers(0, EXECS - 1), times=st.integers(1, 2))
+    def exec(self, name: str, which: int, times: int) -> None:
+        """An exec ends, and is offered again as long as it is a zombie: it counts once."""
+        for _ in range(times):
+            self.do(self.meter.exec_final, name, self.execs[which])
+        one = (name, self.lives[name], which)
+        if one not in self.counted:
+            self.counted.add(one)
+            self.written[self.tenant(name)] += read_process_io(self.execs[which]).write_bytes
+
+    @rule(name=living)
+    def starve(self, name: str) -> None:
+        """The kernel kills one of its processes for want of memory."""
+        self.counters.use(name, oom=1)
+        self.starved.add(name)
+
+    @rule(hangs_up=st.booleans(), anew=st.booleans())
+    def export(self, hangs_up: bool, anew: bool) -> None:
+        """A batch goes out; perhaps it is not acknowledged, or all go once more (R5)."""
+        if anew:
+            (self.path / "exports" / "receiver.json").unlink(missing_ok=True)
+            self.courier = self.receiver.courier(self.path)
+        self.receiver.hangs_up = hangs_up
+        self.courier.step()
 
     @rule()
     def poll(self) -> None:
@@ -175,13 +150,14 @@ class MeterMachine(RuleBasedStateMachine):
             assert metered.get(tenant, {}).get("cpu_ns", 0) == used
             right = used + self.corrected[tenant]
             assert billed.get(tenant, {}).get("cpu_ns", 0) == right >= 0
+            assert metered.get(tenant, {}).get("proc_write", 0) == self.written[tenant]
 
     @precondition(lambda self: not self.refusing)
     @rule(place=st.integers(0, 1 << 20), left=st.integers(0, 3))
     def correct(self, place: int, left: int) -> None:
         """Somebody finds that a record counted too much, or too little after all."""
         self.do(self.meter.books.commits.commit)
-        records = [one for one in records_in(Path(self.directory.name)) if one.kind != "correction"]
+        records = [one for one in records_in(self.path) if one.kind != "correction"]
         used = [one for one in records if one.cpu_ns]
         if not used:
             return
@@ -211,10 +187,18 @@ class MeterMachine(RuleBasedStateMachine):
         """A forced reading."""
         self.do(self.meter.cut, name, "update")
 
-    @rule(name=consumes(living), late=st.integers(0, 1000), target=ended)
-    def end(self, name: str, late: int) -> str:
-        """Exit, final reading, a last bit of CPU, recheck, cgroup removed."""
-        self.do(self.meter.final, name, exit_code=0)
+    @rule(name=consumes(living), late=st.integers(0, 1000), deaths=st.integers(0, 3), target=ended)
+    def end(self, name: str, late: int, deaths: int) -> str:
+        """Exit, final reading, a last bit of CPU, recheck, cgroup removed.
+
+        A meter that dies before init is reaped leaves the next one to go through it again.
+        """
+        code = 137 if name in self.starved else 0
+        self.do(self.meter.final, name, exit_code=code)
+        for _ in range(deaths):
+            if not self.meter.books.file.durable.unwritten:
+                self.crash()
+            self.do(self.meter.final, name, exit_code=code)
         self.counters.use(name, cpu_ns=late)
         self.kernel[self.tenant(name)] += late
         self.do(self.meter.recheck, name)
@@ -222,6 +206,8 @@ class MeterMachine(RuleBasedStateMachine):
         self.meter.unregister(name)
         del self.alive[name]
         self.exited.add(name)
+        self.ooms += name in self.starved
+        self.starved.discard(name)
         return name
 
     @rule(name=consumes(ended), target=living)
@@ -255,13 +241,19 @@ class MeterMachine(RuleBasedStateMachine):
         self.meter = self.open()
         self.take_back()
 
-    def take_back(self) -> None:
-        """What a daemon does at its start."""
-        for name, status in self.alive.items():
-            self.do(self.meter.resume_registration, self.subject(name), status)
-        for name in self.exited:
-            self.meter.declare(self.subject(name, live=False), "exited")
-        self.do(self.meter.settle, [*self.alive, *self.exited])
+    @precondition(lambda self: not (self.refusing or self.meter.books.file.durable.unwritten))
+    @rule(statements=st.integers(1, 16), done=st.booleans())
+    def crash_in_commit(self, statements: int, done: bool) -> None:
+        """SIGKILL at any statement of a commit: it has happened, or it has not."""
+        for name in self.alive:
+            self.do(self.meter.cut, name, "update")
+        file = self.meter.books.file
+        real = file._connection
+        assert real is not None
+        file._connection = Dying(real, statements, done=done)  # type: ignore[assignment]
+        with contextlib.suppress(Killed):
+            self.do(self.meter.books.commits.commit)
+        self.crash()
 
     @precondition(lambda self: not self.meter.books.file.durable.unwritten)
     @rule()
@@ -273,6 +265,9 @@ class MeterMachine(RuleBasedStateMachine):
         self.kernel = {
             name: durable.tenants[name].cpu_ns if name in durable.tenants else 0 for name in TENANTS
         }
+        found = sums_by_tenant([*records_in(self.path), *self.meter.books.committed().open_records])
+        self.written = {name: found.get(name, {}).get("proc_write", 0) for name in TENANTS}
+        self.starved.clear()
         self.meter.books.file.close()
         for name in self.alive:
             self.counters.remove(name)
@@ -286,12 +281,13 @@ class MeterMachine(RuleBasedStateMachine):
             self.do(self.meter.register, self.subject(name))
             self.meter.state(name, "running")
             self.alive[name] = "running"
+            self.lives[name] += 1
 
     @invariant()
     def nothing_shown_falls(self) -> None:
-        """No exported counter is lower than it was at the last look."""
+        """No exported counter is lower than it was at the last look, on the page or in the view."""
         view = self.meter.view()
-        now: dict[tuple[str, ...], int] = {}
+        now: dict[tuple[str, ...], float] = {**totals_on_page(view)}
         for tenant, totals in view.tenants.items():
             now["tenant", tenant, "cpu"] = totals.cpu_ns
             now["tenant", tenant, "memory"] = totals.memory_bytens2
@@ -321,48 +317,36 @@ class MeterMachine(RuleBasedStateMachine):
         self.bill()
         trio.run(self.meter.aclose)
         tenants = self.meter.books.file.durable.tenants
-        path = Path(self.directory.name)
-        everything = records_in(path)
+        everything = records_in(self.path)
         records = [record for record in everything if not record.corrects]
         sums = sums_by_tenant(records)
         for tenant, used in self.kernel.items():
             totals = sums_of_totals(tenants[tenant]) if tenant in tenants else {}
             assert totals.get("cpu_ns", 0) == used
             assert {name: sums[tenant].get(name, 0) for name in totals} == totals
-        assert faults_in(path) == []
-        self.assert_contiguous(records)
+        assert faults_in(self.path) == []
+        assert_contiguous(records)
+        assert [record.end_reason for record in records].count("oom") == self.ooms
+        self.receiver.assert_has_all(self.path, everything)
         self.directory.cleanup()
-
-    def assert_contiguous(self, records: list[LedgerRecord]) -> None:
-        """Each life's records follow each other without a gap, and fill their time."""
-        lives: dict[tuple[str, str], list[LedgerRecord]] = {}
-        for record in records:
-            if record.container_id:
-                lives.setdefault((record.container_id, record.incarnation), []).append(record)
-        for life in lives.values():
-            assert [record.kind == "start" for record in life] == [True, *[False] * (len(life) - 1)]
-            for before, after in pairwise(life):
-                assert before.boot_end_ns == after.boot_start_ns
-            for record in life:
-                lasted = record.boot_end_ns - record.boot_start_ns
-                assert record.wall_end - record.wall_start == lasted
-                spent = record.running_ns + record.paused_ns
-                assert spent <= lasted
-                assert min(getattr(record, name) for name in SUMMED) >= 0
 
 
 def test_meter_machine(
-    new_counters: Callable[[], CounterTree], monkeypatch: pytest.MonkeyPatch
+    new_counters: Callable[[], CounterTree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Run the machine."""
     clocks = Clocks()
     monkeypatch.setattr(time, "clock_gettime_ns", clocks.clock_gettime_ns)
     monkeypatch.setattr(time, "time_ns", clocks.time_ns)
-    members = {"new_counters": staticmethod(new_counters), "clocks": clocks}
-    machine = type("Machine", (MeterMachine,), members)
-    run_state_machine_as_test(
-        machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None)
-    )
+    with ended_execs(tmp_path) as execs:
+        assert all(read_process_io(pid).write_bytes for pid in execs)
+        members = {
+            "new_counters": staticmethod(new_counters), "clocks": clocks, "execs": execs
+        }  # fmt: skip
+        machine = type("Machine", (MeterMachine,), members)
+        run_state_machine_as_test(
+            machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None)
+        )
 
 
 @pytest.fixture(autouse=True)
