@@ -80,8 +80,8 @@ def steady(account: Account, committed: Account | None) -> Account:
     """The account with what only the meter keeps as of the last commit.
 
     The kernel goes on counting when the daemon is killed, so CPU time and I/O may be shown live.
-    The memory integral, the split of time and the process figures (kept from falling) of the
-    seconds since the last commit would be lost, and a counter that was shown must never fall.
+    The memory integral, the split of time, restarts and the process figures (kept from falling) of
+    the seconds since the last commit would be lost, and a counter that was shown must never fall.
     """
     before = committed.totals if committed is not None else Totals()
     totals = msgspec.structs.replace(
@@ -90,6 +90,7 @@ def steady(account: Account, committed: Account | None) -> Account:
         running_ns=before.running_ns,
         paused_ns=before.paused_ns,
         pauses=before.pauses,
+        restarts=before.restarts,
         process=before.process,
         usage_bytens2=before.usage_bytens2,
         cpu_alloc_ns=before.cpu_alloc_ns,

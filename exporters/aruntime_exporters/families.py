@@ -95,7 +95,8 @@ CONTAINER_FAMILIES: tuple[ContainerFamily, ...] = (
         one(lambda c: c.exit_code), level="minimal",
     ),
     _family(
-        "restarts", "counter", "Restarts by the restart policy.", total("restarts"),
+        "restarts", "counter", "Restarts by the restart policy, as of the last commit.",
+        total("restarts"),
     ),
     _family(
         "running_seconds", "counter",

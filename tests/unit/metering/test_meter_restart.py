@@ -117,3 +117,19 @@ async def test_restarted_container_goes_on(counters: CounterTree, tmp_path: Path
         assert final.totals.restarts == 1
         assert tenant_cpu(meter) == 123
         assert meter.view().tenants["acme"].containers == 1
+
+
+async def test_no_restart_is_shown_before_it_is_kept(counters: CounterTree, tmp_path: Path) -> None:
+    """A daemon that is killed right after a restart takes back nothing that it has shown."""
+    async with metering(counters, tmp_path) as meter:
+        await start(meter, counters, "a")
+        await meter.final("a", exit_code=1)
+        counters.remove("a")
+        meter.unregister("a")
+        await meter.register(about(counters, "a"), restarted=True)
+        shown = [meter.view().containers[0].account.totals.restarts]
+        await meter.cut("a", "start")
+        await meter.books.commits.commit()
+        shown.append(meter.view().containers[0].account.totals.restarts)
+
+        assert shown == [0, 1]
