@@ -292,7 +292,8 @@ import os, socket, time
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
     opened.connect({address!r})
     opened.send(b"first")
-    while not os.path.exists({gate!r}):
+    deadline = time.monotonic() + 60
+    while not os.path.exists({gate!r}) and time.monotonic() < deadline:
         time.sleep(0.01)
     for _ in range(1000):
         opened.send(bytes(1000))
