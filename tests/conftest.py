@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,11 @@ from hypothesis import settings
 # Speeds are compared in tests/bench; an example that waits for another test's processes is right.
 settings.register_profile("aruntime", deadline=None)
 settings.load_profile("aruntime")
+
+# A shell starts what it puts into the background with these ignored, and so would every command
+# that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 pytest_plugins = ["tests.harness", "tests.registries"]
 
