@@ -22,7 +22,7 @@ from aruntime_exporters.openmeter import OpenMeterExporter, OpenMeterOptions
 from aruntime_exporters.prometheus import TEXT, PrometheusExporter
 from hypothesis.stateful import RuleBasedStateMachine
 
-from aruntime.metering.chain import SUMMED
+from aruntime.metering.chain import SUMMED, sums_of
 from aruntime.metering.courier import Courier
 from aruntime.metering.export import View
 from aruntime.metering.meter import Meter
@@ -285,6 +285,10 @@ def assert_contiguous(records: list[LedgerRecord]) -> None:
             lives.setdefault((record.container_id, record.incarnation), []).append(record)
     for life in lives.values():
         assert [record.kind == "start" for record in life] == [True, *[False] * (len(life) - 1)]
+        kinds = [record.kind for record in life]
+        assert kinds.count("final") <= 1
+        for record in life[kinds.index("final") + 1 :] if "final" in kinds else ():
+            assert sums_of(record).keys() - {"samples"}  # an end gone through again is no record
         for before, after in pairwise(life):
             assert before.boot_end_ns == after.boot_start_ns
         for record in life:

@@ -345,7 +345,7 @@ def test_meter_machine(
         }  # fmt: skip
         machine = type("Machine", (MeterMachine,), members)
         run_state_machine_as_test(
-            machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None)
+            machine, settings=settings(max_examples=60, stateful_step_count=25, deadline=None)
         )
 
 
