@@ -310,9 +310,9 @@ class Keeper:
     # --- requests about one child
 
     def _start(self, child: Child, fields: dict[str, Any], fds: dict[str, int]) -> None:
-        early = child.state == states.SPAWNING and not child.start_at_once
         if child.state == states.FAILING:
             return  # why, is said as soon as it is a zombie
+        early = child.state == states.SPAWNING and not child.start_at_once
         if not early and child.state != states.CREATED:
             self._refuse(fields, errno.EALREADY, f"the child is {child.state}")
             return

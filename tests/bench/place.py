@@ -111,9 +111,7 @@ class Place:
         # Not in /tmp: that may be in memory, and where many files are made and removed all the
         # time ext4 looks long for an inode that was not in use lately.
         self.base = Path(tempfile.mkdtemp(prefix="aruntime-bench-", dir="/var/tmp"))
-        storage.scatter(
-            str(self.base)
-        )  # the engines, so that each meets what it has removed itself
+        storage.scatter(str(self.base))  # each engine meets only what it has removed itself
         self.cgroup_parent = f"/aruntime-test-{os.getpid()}"
         self.links: list[str] = []
         self._undo = contextlib.ExitStack()

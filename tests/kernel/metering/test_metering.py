@@ -23,6 +23,7 @@ from aruntime.metering.meter import Meter
 from aruntime.metering.reading import read_process_io
 from aruntime.metering.subject import MeterSubject, NetworkRead
 from tests.kernel.network.conftest import Host
+from tests.metering import abandon
 from tests.networks import asked, bridge_network
 
 pytestmark = pytest.mark.kernel
@@ -354,9 +355,7 @@ async def test_daemon_gap_is_exact(driver: Driver, tmp_path: Path) -> None:
     cgroup, init = await launch(lost, driver, "c1", BUSY.format(seconds=0.2))
     await lost.cut("c1", "start")
     await lost.books.commits.commit()
-    lost.books.file.close()
-    for subject in lost._subjects.values():
-        subject.release()
+    abandon(lost)
     await trio.to_thread.run_sync(os.waitid, os.P_PID, init.pid, os.WEXITED | os.WNOWAIT)
     async with metering(driver, tmp_path, known=["c1"]) as meter:
         await meter.resume_registration(MeterSubject(id="c1", name="c1", cgroup=cgroup), "running")

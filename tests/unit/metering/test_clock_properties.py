@@ -22,7 +22,7 @@ from aruntime.metering.chain import HOUR_NS, add_sums, sums_of
 from aruntime.metering.meter import Meter
 from aruntime.metering.record import LedgerRecord
 from aruntime.metering.subject import MeterSubject
-from tests.metering import CounterTree, faults_in, records_in
+from tests.metering import CounterTree, abandon, faults_in, records_in, remove_cgroup
 
 NAMES = ("c0", "c1")
 YEAR_NS = 365 * 24 * HOUR_NS
@@ -128,9 +128,7 @@ class Played:
         for name in NAMES:
             await self._meter.cut(name, "stats")
         await self._meter.books.commits.commit()
-        for subject in self._meter._subjects.values():
-            subject.release()
-        self._meter.books.file.close()
+        abandon(self._meter)
 
     def _note_lives(self) -> None:
         now = self._clocks.boot_ns
@@ -187,9 +185,7 @@ class Played:
         """End the containers and the meter."""
         for name in NAMES:
             await self._meter.final(name, exit_code=0)
-            await self._meter.recheck(name)
-            self._counters.remove(name)
-            self._meter.unregister(name)
+            await remove_cgroup(self._meter, self._counters, name)
         self._note_lives()
         await self._meter.aclose()
 

@@ -16,10 +16,12 @@ from aruntime.metering.record import LedgerRecord
 from aruntime.metering.subject import MeterSubject
 from tests.metering import (
     CounterTree,
+    abandon,
     about,
     faults_in,
     metering,
     records_in,
+    remove_cgroup,
     start,
     sums_by_tenant,
     sums_of_totals,
@@ -110,9 +112,7 @@ async def test_restart_begins_an_incarnation(counters: CounterTree, tmp_path: Pa
             counters.use("a", cpu_ns=used)
             await meter.final("a", exit_code=0)
             counters.use("a", cpu_ns=1)
-            await meter.recheck("a")
-            counters.remove("a")
-            meter.unregister("a")
+            await remove_cgroup(meter, counters, "a")
         meter.forget("a")
     records = records_in(tmp_path)
 
@@ -130,9 +130,7 @@ async def test_gap_of_a_daemon_has_a_record(counters: CounterTree, tmp_path: Pat
     counters.use("a", cpu_ns=100, memory=100)
     await lost.cut("a", "poll")
     await lost.books.commits.commit()
-    lost.books.file.close()
-    for subject in lost._subjects.values():
-        subject.release()
+    abandon(lost)
     counters.use("a", cpu_ns=30)
     async with metering(counters, tmp_path) as meter:
         await meter.resume_registration(about(counters, "a", new=False), "running")

@@ -33,7 +33,15 @@ from aruntime.errors import InvalidParameter
 from aruntime.metering.amending import Wanted, amend
 from aruntime.metering.corrections import Amount, Author
 from aruntime.metering.reading import read_process_io
-from tests.metering import CounterTree, faults_in, records_in, sums_by_tenant, sums_of_totals
+from tests.metering import (
+    CounterTree,
+    abandon,
+    faults_in,
+    records_in,
+    remove_cgroup,
+    sums_by_tenant,
+    sums_of_totals,
+)
 from tests.unit.metering.meter_world import (
     EXECS,
     TENANTS,
@@ -201,9 +209,7 @@ class MeterMachine(MeterWorld):
             self.do(self.meter.final, name, exit_code=code)
         self.counters.use(name, cpu_ns=late)
         self.kernel[self.tenant(name)] += late
-        self.do(self.meter.recheck, name)
-        self.counters.remove(name)
-        self.meter.unregister(name)
+        self.do(remove_cgroup, self.meter, self.counters, name)
         del self.alive[name]
         self.exited.add(name)
         self.ooms += name in self.starved
@@ -234,9 +240,7 @@ class MeterMachine(MeterWorld):
     @rule()
     def crash(self) -> None:
         """SIGKILL and the next daemon: what was not committed is gone, the kernel's is not."""
-        for subject in self.meter._subjects.values():
-            subject.release()
-        self.meter.books.file.close()
+        abandon(self.meter)
         self.refusing = False
         self.meter = self.open()
         self.take_back()
@@ -259,8 +263,6 @@ class MeterMachine(MeterWorld):
     @rule()
     def lose_host(self) -> None:
         """The host goes down: nothing beyond the last commit is known, or billed (R9)."""
-        for subject in self.meter._subjects.values():
-            subject.release()
         durable = self.meter.books.file.durable
         self.kernel = {
             name: durable.tenants[name].cpu_ns if name in durable.tenants else 0 for name in TENANTS
@@ -268,7 +270,7 @@ class MeterMachine(MeterWorld):
         found = sums_by_tenant([*records_in(self.path), *self.meter.books.committed().open_records])
         self.written = {name: found.get(name, {}).get("proc_write", 0) for name in TENANTS}
         self.starved.clear()
-        self.meter.books.file.close()
+        abandon(self.meter)
         for name in self.alive:
             self.counters.remove(name)
         self.boot += 1

@@ -9,7 +9,7 @@ import pytest
 
 from aruntime.metering.meter import Meter
 from aruntime.metering.subject import MeterSubject
-from tests.metering import CounterTree, about, metering, start, tenant_cpu
+from tests.metering import CounterTree, abandon, about, metering, start, tenant_cpu
 
 
 async def test_restart_of_the_daemon_is_exact(counters: CounterTree, tmp_path: Path) -> None:
@@ -21,9 +21,7 @@ async def test_restart_of_the_daemon_is_exact(counters: CounterTree, tmp_path: P
         await start(lost, counters, name)
         counters.use(name, cpu_ns=100)
     await lost.final("committed", exit_code=0)  # durable; the daemon dies before it is reaped
-    lost.books.file.close()
-    for subject in lost._subjects.values():
-        subject.release()
+    abandon(lost)
     for name in ("committed", "never-committed"):
         counters.use(name, cpu_ns=11)
     async with metering(counters, path) as meter:

@@ -16,7 +16,7 @@ from aruntime.metering.export import View
 from aruntime.metering.meter import Meter
 from aruntime.metering.subject import MeterSubject
 from aruntime.metering.usage import Window, usage_rows
-from tests.metering import CORES, CounterTree
+from tests.metering import CORES, CounterTree, abandon, remove_cgroup
 
 TENANTS = ("acme", "other", "zeta")
 S = 10**9
@@ -118,16 +118,12 @@ class Shared:
                 self.paused = not self.paused
             case "restart":
                 await self.meter.final(TENANTS[0], exit_code=0)
-                await self.meter.recheck(TENANTS[0])
-                self._counters.remove(TENANTS[0])
-                self.meter.unregister(TENANTS[0])
+                await remove_cgroup(self.meter, self._counters, TENANTS[0])
                 await self.begin(TENANTS[0])
                 if self.paused:
                     self.meter.state(TENANTS[0], "paused")
             case "crash":
-                for subject in self.meter._subjects.values():
-                    subject.release()
-                self.meter.books.file.close()
+                abandon(self.meter)
                 await self.open()
                 for tenant in TENANTS:
                     status = "paused" if self.paused else "running"
