@@ -135,7 +135,10 @@ class RunningDaemon:
 
     def popen(self, *args: str, **options: object) -> subprocess.Popen[bytes]:
         """Start the client without waiting for it."""
-        return subprocess.Popen([self.client, *args], env=self.env, **options)  # type: ignore[call-overload, no-any-return]
+        words = [self.client, *args]
+        started: subprocess.Popen[bytes]
+        started = subprocess.Popen(words, env=self.env, **options)  # type: ignore[call-overload]  # by name
+        return started
 
     def run(
         self, *args: str, stdin: bytes | None = None, code: int | None = 0, timeout: float = 60
@@ -159,7 +162,7 @@ class RunningDaemon:
 
     def out(self, *args: str, **options: object) -> str:
         """Return what a successful command printed, without the last line end."""
-        return self.run(*args, **options).stdout.removesuffix("\n")  # type: ignore[arg-type]
+        return self.run(*args, **options).stdout.removesuffix("\n")  # type: ignore[arg-type]  # by name
 
     def metrics(self) -> str:
         """Scrape /metrics once."""

@@ -47,7 +47,7 @@ def usage(number: int = 1, **fields: object) -> LedgerRecord:
         "net": {"eth0": (100, 200, 1, 2)},
         **fields,
     }
-    return LedgerRecord(**chosen)  # type: ignore[arg-type]
+    return LedgerRecord(**chosen)  # type: ignore[arg-type]  # fields by name
 
 
 def correction(

@@ -56,8 +56,8 @@ class Cluster:
         for each in (pid, *family):
             os.kill(each, signal.SIGKILL)
         self.process.wait(10)
-        for each in family:  # its orphans hold the shared memory
-            wait_until(lambda each=each: not Path(f"/proc/{each}").exists(), what="its end")  # type: ignore[misc]
+        left = [Path(f"/proc/{each}") for each in family]  # its orphans hold the shared memory
+        wait_until(lambda: not any(each.exists() for each in left), what="their end")
         self.process = None
 
     def stop(self) -> None:

@@ -106,7 +106,7 @@ class Proxy:
 
     def spoil(self, part: str, **how: object) -> Fault:
         """Add a fault."""
-        fault = Fault(part, **how)  # type: ignore[arg-type]
+        fault = Fault(part, **how)  # type: ignore[arg-type]  # fields by name
         self.faults.append(fault)
         return fault
 

@@ -26,7 +26,7 @@ def entry(name: bytes, kind: int, **fields: object) -> Entry:
         name=name, type=kind, mode=0o755 if kind == tar.DIRECTORY else 0o644, uid=0, gid=0, size=0,
         mtime_ns=0, linkname=b"", major=0, minor=0, xattrs={}, extents=None, real_size=0,
     )  # fmt: skip
-    return made._replace(**fields)  # type: ignore[arg-type]
+    return made._replace(**fields)  # type: ignore[arg-type]  # fields by name
 
 
 def encode(found: Entry) -> bytes:

@@ -202,9 +202,7 @@ def test_kubernetes_containers_are_metered(node: Kubernetes) -> None:
         }
         for name, exact in used.items():
             wait_until(
-                lambda name=name, exact=exact: has(  # type: ignore[misc]
-                    daemon, CPU, (exact - SLACK_NS) / 1e9, name=name
-                ),
+                partial(has, daemon, CPU, (exact - SLACK_NS) / 1e9, name=name),
                 what=f"{name} is read at its end",
             )
         node.remove(cgroupfs)

@@ -270,7 +270,7 @@ def test_settings_are_checked(tmp_path: Path) -> None:
         ({"dsn": "host=x", "password_file": str(tmp_path / "none")}, "cannot read a secret"),
     ):
         with pytest.raises(InvalidParameter, match=words):
-            PostgresExporter("x", PostgresOptions(**options))  # type: ignore[arg-type]
+            PostgresExporter("x", PostgresOptions(**options))  # type: ignore[arg-type]  # fields by name
     assert PostgresExporter("x", PostgresOptions(dsn="host=db dbname=fleet")).target == (
         "postgresql://db/fleet"
     )

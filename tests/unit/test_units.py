@@ -24,6 +24,7 @@ INHERITED = (
 def unit(name: str) -> configparser.SectionProxy:
     """The [Service] section of a unit."""
     parser = configparser.ConfigParser(interpolation=None, strict=True)
+    # As the documentation of configparser has it: names keep their case.
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string((REPOSITORY / "deploy" / name).read_text())
     return parser["Service"]

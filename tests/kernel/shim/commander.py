@@ -120,7 +120,7 @@ class Shim:
         self.run_dir = run_dir
         self.rootfs = rootfs
         self.path = str(run_dir / "shim.sock")
-        self.log = open(run_dir / "shim.log", "ab")  # noqa: SIM115
+        self.log = open(run_dir / "shim.log", "ab")  # noqa: SIM115 - close() closes it
         command = [*prefix, *boot.argv(str(run_dir))]
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log

@@ -406,7 +406,7 @@ def wrong_size(layout: OciLayout) -> dict[str, Any]:
         (oci(lambda layout: {**layout.image([BASE]), "size": -1}), "negative size"),
         (oci(lambda layout: {**layout.image([BASE]), "mediaType": 1}), "no valid mediaType"),
         (OciLayout().archive(), "holds no image"),
-        (OciLayout().archive(1), "no object"),  # type: ignore[arg-type]
+        (OciLayout().archive(1), "no object"),  # type: ignore[arg-type]  # that is the case
         (archives.tar(archives.file("index.json", b"[]")), "not a JSON object"),
     ],
 )

@@ -66,10 +66,11 @@ class Memory:
 
 def courier(path: Path, exporter: Memory, **options: object) -> Courier:
     """A courier as after a start of the daemon."""
+    chosen: dict[str, object] = {"batch": 4, "retry_min": 0.01, "retry_max": 0.1, **options}
     return Courier(
         "memory",
         exporter,
-        PushOptions(**{"batch": 4, "retry_min": 0.01, "retry_max": 0.1, **options}),  # type: ignore[arg-type]
+        PushOptions(**chosen),  # type: ignore[arg-type]  # fields by name
         ledger=str(path / "ledger.db"),
         directory=str(path / "exports"),
     )

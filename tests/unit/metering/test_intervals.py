@@ -214,7 +214,7 @@ def test_failure_at_any_statement(tmp_path: Path) -> None:
         assert len(record.drafts) == 2
         real = file._connection
         assert real is not None
-        file._connection = Refusing(real, statements)  # type: ignore[assignment]
+        file._connection = Refusing(real, statements)  # type: ignore[assignment]  # plays one
         refused = file.write([record])
         if real.in_transaction:
             real.execute("ROLLBACK")  # as the process's death would

@@ -177,7 +177,7 @@ def run_record(start_ns: int, end_ns: int, **fields: object) -> LedgerRecord:
         "wall_start": start_ns, "wall_end": end_ns, "boot_start_ns": start_ns,
         "boot_end_ns": end_ns, "running_ns": end_ns - start_ns,
     }  # fmt: skip
-    return LedgerRecord(**(values | fields))  # type: ignore[arg-type]
+    return LedgerRecord(**(values | fields))  # type: ignore[arg-type]  # fields by name
 
 
 def test_a_run_of_two_months_is_rounded_up_once(tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ class MeterMachine(MeterWorld):
         file = self.meter.books.file
         real = file._connection
         assert real is not None
-        file._connection = Dying(real, statements, done=done)  # type: ignore[assignment]
+        file._connection = Dying(real, statements, done=done)  # type: ignore[assignment]  # plays one
         with contextlib.suppress(Killed):
             self.do(self.meter.books.commits.commit)
         self.crash()

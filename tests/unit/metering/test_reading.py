@@ -43,7 +43,7 @@ def bare(**parts: object) -> Stats:
         "inode": 1, "cpu": CpuStats(100, 60, 40), "throttling": None, "memory": None,
         "blkio": None, "pids": None, "pressure": None, "frozen_usec": None, "procs_path": "",
     }  # fmt: skip
-    return Stats(**{**fields, **parts})  # type: ignore[arg-type]
+    return Stats(**{**fields, **parts})  # type: ignore[arg-type]  # fields by name
 
 
 def memory() -> MemoryStats:

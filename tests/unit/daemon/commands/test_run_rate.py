@@ -44,7 +44,7 @@ def config(**fields: object) -> ContainerConfig:
         "id": "1", "name": "n", "created_ns": 0, "image": "i", "image_id": "", "args": ["x"],
         "hostname": "h", **fields,
     }  # fmt: skip
-    return ContainerConfig(**known)  # type: ignore[arg-type]
+    return ContainerConfig(**known)  # type: ignore[arg-type]  # fields by name
 
 
 @pytest.mark.parametrize("mode", ["host", "none", "container:other"])
